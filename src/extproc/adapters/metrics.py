@@ -1,0 +1,371 @@
+"""Prometheus instruments of a worker and of the supervisor.
+
+Names: OpenTelemetry's GenAI metrics in Prometheus form (https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/,
+with their advised buckets); our own begin with `llm_`. Workers write to memory-mapped files that survive a kill -9; the
+supervisor adds them up (`metrics_server`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from extproc.adapters.fleet import What, WorkerEvent
+from extproc.exchange.facts import Outcome, UsageSource
+from extproc.exchange.record import Record
+from extproc.usage import Usage
+
+OTHER: Final = "other"  # stands for every value over the cap
+NONE: Final = "none"  # an empty value: Prometheus takes an empty label for an absent one
+
+# OpenTelemetry's advised ExplicitBucketBoundaries
+_TOKEN_BUCKETS: Final = tuple(4**power for power in range(14))
+_DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
+_FIRST_TOKEN_BUCKETS: Final = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
+    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+_POLICY_BUCKETS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
+
+_KINDS: Final = ("input", "output", "cached_input", "cache_creation_input", "reasoning")
+_GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
+_CALLED: Final = frozenset({Outcome.OK, Outcome.PROVIDER_ERROR, Outcome.UNREACHABLE, Outcome.CUT_SHORT})
+# the vendor did not know what was asked for: a caller must not fill our label values with names that do not exist
+_NO_SUCH: Final = frozenset({400, 404, 405, 422})
+_MAX_CELLS: Final = 4096
+
+
+class _SharedValue:
+    """One number in a memory-mapped file. Follows the interface of `prometheus_client.values`.
+
+    prometheus_client's own class takes a lock and asks for the process id at every increment, in case of threads and
+    forks. A worker has neither: leaving them out halves the cost of a call's numbers.
+    """
+
+    _multiprocess: ClassVar = True
+    folder: ClassVar[Path]
+    worker: ClassVar[str]
+    files: ClassVar[dict[str, MmapedDict]] = {}
+
+    def __init__(  # noqa: PLR0913, PLR0917  prometheus_client's own signature
+        self,
+        typ: str,
+        metric_name: str,
+        name: str,
+        labelnames: Sequence[str],
+        labelvalues: Sequence[str],
+        help_text: str,
+        multiprocess_mode: str = "",
+        **_: object,
+    ) -> None:
+        prefix = f"{typ}_{multiprocess_mode}" if typ == "gauge" else typ
+        if prefix not in self.files:
+            path = str(self.folder / f"{prefix}_{self.worker}.db")
+            self.files[prefix] = MmapedDict(path)  # type: ignore[no-untyped-call]  # untyped
+        self._file = self.files[prefix]
+        self._key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
+        self._value, _at = self._file.read_value(self._key)  # type: ignore[no-untyped-call]  # untyped
+        self._write = self._file.write_value
+
+    def inc(self, amount: float) -> None:
+        self._value += amount
+        self._write(self._key, self._value, 0.0)  # type: ignore[no-untyped-call]  # untyped
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        self._value = value
+        self._write(self._key, value, timestamp or 0.0)  # type: ignore[no-untyped-call]  # untyped
+
+    def get(self) -> float:
+        return float(self._value)
+
+    def set_exemplar(self, _exemplar: object) -> None:
+        """Drop it: files have no place for exemplars."""
+
+    def get_exemplar(self) -> None:
+        """Say that there is none."""
+
+
+def share_values(folder: Path, worker: str) -> None:
+    """Let all instruments made from now on keep their values in files of `folder` that bear the worker's id.
+
+    Call once, first thing in a worker process. No two live processes may have one id; a dead one's id should be used
+    again: its counters go on. Instruments are then for one thread only.
+    """
+    _SharedValue.folder = folder
+    _SharedValue.worker = worker
+    values.ValueClass = _SharedValue
+
+
+def clear_shared_values(folder: Path) -> None:
+    """Make the folder, and empty it of an earlier run's files: called by the supervisor before any worker starts."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in folder.glob("*.db"):
+        path.unlink(missing_ok=True)
+
+
+class LabelValues:
+    """The distinct values that labels may have: `limit` of each kind, then `other`."""
+
+    def __init__(self, limit: int, overflow: Counter) -> None:
+        """Start with no value known. `overflow`: counts the samples with a replaced value, by label."""
+        self._limit = limit
+        self._overflow = overflow
+        self._known: dict[str, set[str]] = {}
+
+    def take(self, kind: str, value: str, *, admit: bool = True) -> tuple[str, Counter | None]:
+        """Give the value to use, and the counter to raise where it stands for another. `admit` False: learn nothing."""
+        if not value:
+            return NONE, None
+        known = self._known.setdefault(kind, set())
+        if value in known:
+            return value, None
+        if admit and len(known) < self._limit:
+            known.add(value)
+            return value, None
+        return OTHER, self._overflow.labels(kind)
+
+
+class _Instruments:
+    """What one worker counts for its calls."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        who = ("team", "app", "provider", "model")
+        self.requests = counter("llm_requests", "Calls by how they ended.", *who, "endpoint", "outcome")
+        self.tokens = counter(
+            "llm_tokens",
+            "Tokens; input includes cached_input and cache_creation_input, output reasoning.",
+            *who,
+            "kind",
+        )
+        self.cost = counter("llm_cost_usd", "Known cost in US dollars (binary floating point; the log is exact).", *who)
+        self.cost_unknown = counter("llm_cost_unknown", "Calls whose price is not known.", "provider", "model")
+        self.refusals = counter("llm_refusals", "Calls that were refused, by x-llm-error.", "error", "team", "endpoint")
+        self.estimated = counter("llm_estimated", "Calls whose usage is our estimate.", "provider", "model")
+        self.overflow = counter(
+            "llm_label_overflow", "Values counted as `other`: over the limit of distinct ones, or unknown.", "label"
+        )
+        self.policy = histogram("llm_policy_seconds", "Seconds of our own processing in a call.", _POLICY_BUCKETS)
+        self.usage = histogram(
+            "gen_ai_client_token_usage", "Tokens of a call, by type.", _TOKEN_BUCKETS, *_GEN_AI, "gen_ai_token_type"
+        )
+        self.duration = histogram(
+            "gen_ai_server_request_duration_seconds",
+            "Seconds until the last byte of the answer.",
+            _DURATION_BUCKETS,
+            *_GEN_AI,
+            "error_type",
+        )
+        self.first_token = histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "Seconds until the first byte of a streamed answer, of successful calls.",
+            _FIRST_TOKEN_BUCKETS,
+            *_GEN_AI,
+        )
+        self.in_flight = Gauge("llm_in_flight", "Calls that are open.", registry=registry, multiprocess_mode="livesum")
+
+
+class _Cell:
+    """The label children that records of one kind count into: found by one dictionary look-up per record."""
+
+    __slots__ = ("always", "cost", "duration", "first_token", "tokens", "unknown_cost", "usage")
+
+    def __init__(self, instruments: _Instruments, labels: Mapping[str, str], outcome: str, error: str) -> None:
+        who = (labels["team"], labels["app"], labels["provider"], labels["model"])
+        at = (labels["provider"], labels["model"])
+        gen_ai = (labels["operation"], labels["provider"], labels["request_model"], labels["response_model"])
+        self.always: list[Counter] = [instruments.requests.labels(*who, labels["endpoint"], outcome)]
+        if outcome == Outcome.REFUSED:
+            self.always.append(instruments.refusals.labels(error, labels["team"], labels["endpoint"]))
+        self.tokens: Mapping[str, Counter] = {}
+        self.usage: Mapping[str, Histogram] = {}
+        self.cost: Counter | None = None
+        self.unknown_cost: Counter | None = None
+        self.duration: Histogram | None = None
+        self.first_token: Histogram | None = None
+        if outcome in _CALLED:
+            self.tokens = {kind: instruments.tokens.labels(*who, kind) for kind in _KINDS}
+            self.usage = {kind: instruments.usage.labels(*gen_ai, kind) for kind in ("input", "output")}
+            self.cost = instruments.cost.labels(*who)
+            self.duration = instruments.duration.labels(*gen_ai, error)
+            self.unknown_cost = instruments.cost_unknown.labels(*at)
+        if outcome == Outcome.OK:
+            self.first_token = instruments.first_token.labels(*gen_ai)
+
+    def count(self, record: Record) -> None:
+        """Count one record."""
+        for counter in self.always:
+            counter.inc()
+        if self.duration is not None:
+            self.duration.observe(max(0.0, record.duration))
+        if self.first_token is not None and record.stream and record.time_to_first_byte is not None:
+            self.first_token.observe(max(0.0, record.time_to_first_byte))
+        if record.usage is not None:
+            self._count_usage(record.usage)
+        if self.cost is not None and self.unknown_cost is not None:
+            if record.cost is not None:
+                self.cost.inc(float(record.cost))
+            elif record.cost_reason:
+                self.unknown_cost.inc()
+
+    def _count_usage(self, usage: Usage) -> None:
+        for kind, counter in self.tokens.items():
+            count = getattr(usage, kind)
+            if count:
+                counter.inc(count)
+        for kind, histogram in self.usage.items():
+            count = getattr(usage, kind)
+            if count is not None:
+                histogram.observe(count)
+
+
+class MetricsSink:
+    """Counts records; one object a worker, used from the event loop's thread only."""
+
+    def __init__(self, registry: CollectorRegistry, value_limit: int) -> None:
+        """Make the instruments. `value_limit`: distinct values of one label (`labels.metric_values`)."""
+        self._instruments = _Instruments(registry)
+        self._values = LabelValues(value_limit, self._instruments.overflow)
+        self._cells: dict[tuple[object, ...], tuple[_Cell, tuple[Counter, ...]]] = {}
+
+    def opened(self) -> None:
+        """Count a call in."""
+        self._instruments.in_flight.inc()
+
+    def closed(self) -> None:
+        """Count a call out."""
+        self._instruments.in_flight.dec()
+
+    def write(self, record: Record) -> None:
+        """Count the record in every instrument."""
+        key = (
+            *(record.team, record.app, record.provider, record.model, record.endpoint, record.outcome),
+            *(record.operation, record.requested_model, record.response_model, record.status, record.error),
+            record.usage_source,
+        )
+        found = self._cells.get(key)
+        if found is None:
+            found = self._make(key, record)
+        cell, overflow = found
+        cell.count(record)
+        for counter in overflow:
+            counter.inc()
+        self._instruments.policy.observe(max(0.0, record.policy_seconds))
+
+    observe = write
+
+    def _make(self, key: tuple[object, ...], record: Record) -> tuple[_Cell, tuple[Counter, ...]]:
+        known = record.outcome in _CALLED and record.status not in _NO_SUCH
+        wanted = {
+            "team": ("team", record.team, True),
+            "app": ("app", record.app, True),
+            "provider": ("provider", record.provider, True),
+            "endpoint": ("endpoint", record.endpoint, True),
+            "operation": ("operation", record.operation, True),
+            "model": ("model", record.model or record.requested_model, known),
+            "request_model": ("model", record.requested_model, known),
+            "response_model": ("response_model", record.response_model, known),
+        }
+        labels: dict[str, str] = {}
+        overflow: dict[str, Counter] = {}
+        for name, (kind, value, admit) in wanted.items():
+            labels[name], counter = self._values.take(kind, value, admit=admit)
+            if counter is not None:
+                overflow[kind] = counter
+        cell = _Cell(self._instruments, labels, record.outcome, _error_type(record))
+        if record.usage_source == UsageSource.ESTIMATED:
+            cell.always.append(self._instruments.estimated.labels(labels["provider"], labels["model"]))
+        if len(self._cells) >= _MAX_CELLS:
+            self._cells.clear()  # keys hold what callers send; the children stay, a cell is cheap to make again
+        self._cells[key] = (cell, tuple(overflow.values()))
+        return self._cells[key]
+
+
+def _error_type(record: Record) -> str:
+    """OpenTelemetry's `error.type`: our own code, else the vendor's status, else how it ended; empty for success."""
+    if record.error:
+        return record.error
+    if record.outcome == Outcome.PROVIDER_ERROR and record.status >= 400:
+        return str(record.status)
+    return "" if record.outcome in {Outcome.OK, Outcome.ANSWERED} else record.outcome
+
+
+class StateMetrics:
+    """What a worker says of the files it watches: config and key table. Of several workers the worst counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Make the gauges."""
+
+        def gauge(name: str, text: str, mode: str) -> Gauge:
+            return Gauge(name, text, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]  # a Literal
+
+        self._generation = gauge(
+            "llm_config_generation", "Config generation in use (of the slowest worker).", "livemin"
+        )
+        self._config_ok = gauge(
+            "llm_config_reload_ok", "1: the newest config is in use; 0: refused by a worker.", "livemin"
+        )
+        self._config_at = gauge("llm_config_reload_timestamp_seconds", "Last attempt to load the config.", "livemax")
+        self._keys = gauge("llm_keys", "Virtual keys in the table (of the worker that knows fewest).", "livemin")
+        self._keys_ok = gauge(
+            "llm_keys_reload_ok", "1: the newest key file is in use; 0: refused by a worker.", "livemin"
+        )
+        self._keys_at = gauge("llm_keys_reload_timestamp_seconds", "Last attempt to load the key file.", "livemax")
+
+    def config(self, *, generation: int, ok: bool, at: float) -> None:
+        """Tell of an attempt to load the config. `at`: UNIX seconds."""
+        self._generation.set(generation)
+        self._config_ok.set(float(ok))
+        self._config_at.set(at)
+
+    def keys(self, *, count: int, ok: bool, at: float) -> None:
+        """Tell of an attempt to load the key file. `at`: UNIX seconds."""
+        self._keys.set(count)
+        self._keys_ok.set(float(ok))
+        self._keys_at.set(at)
+
+
+class FleetMetrics:
+    """The supervisor's own: a listener for `Supervisor`."""
+
+    def __init__(self, registry: CollectorRegistry, folder: Path) -> None:
+        """Make the instruments. `folder`: the workers' shared values; a dead worker's gauges are removed from it."""
+        self._folder = folder
+        self._workers = Gauge("llm_workers", "Worker processes, by state.", ["state"], registry=registry)
+        self._starts = Counter("llm_worker_starts", "Worker processes started.", registry=registry)
+        self._deaths = Counter(
+            "llm_worker_deaths",
+            "Worker processes that ended; planned=false is a crash or a kill.",
+            ["planned"],
+            registry=registry,
+        )
+        self._live: dict[int, str] = {}
+        for planned in ("true", "false"):
+            self._deaths.labels(planned)
+        self._show()
+
+    def __call__(self, event: WorkerEvent) -> None:
+        """Count the event."""
+        if event.what is What.STARTED:
+            self._starts.inc()
+            self._live[event.pid] = "starting"
+        elif event.what in {What.READY, What.DRAINING}:
+            self._live[event.pid] = event.what.value
+        elif event.what is What.DIED:
+            self._live.pop(event.pid, None)
+            self._deaths.labels("true" if event.planned else "false").inc()
+            multiprocess.mark_process_dead(event.worker, str(self._folder))  # type: ignore[no-untyped-call]  # untyped
+        self._show()
+
+    def _show(self) -> None:
+        for state in ("starting", "ready", "draining"):
+            self._workers.labels(state).set(sum(one == state for one in self._live.values()))

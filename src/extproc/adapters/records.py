@@ -1,0 +1,105 @@
+"""One log line per exchange: who called what, how it ended, what it used and cost. No body, no key, no secret.
+
+The line is made from the `Record` alone, which holds none of these by construction.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from extproc.adapters.logs import LineLogger, LineWriter, escape_controls, to_json
+from extproc.exchange.record import Record
+from extproc.usage import Usage
+
+# Values that a caller or a vendor chose are cut, so that a line stays within what a pipe takes in one piece (4096 bytes):
+# the workers share one pipe, and a longer line could be torn by another's.
+_ANY_CHARACTERS: Final = 64  # characters that need no look: 384 bytes at most, all escaped
+_MAX_BYTES: Final = 256
+_BY_CALLER: Final = ("requested_model", "model", "response_model", "error_detail", "tenant", "user", "source")
+_PLAIN: Final = (
+    *(
+        "id",
+        "entry",
+        "source",
+        "api",
+        "endpoint",
+        "operation",
+        "provider",
+        "requested_model",
+        "model",
+        "response_model",
+    ),
+    *("stream", "status", "outcome", "error", "error_detail", "key_id", "team", "app", "tenant", "user"),
+    *("usage_source", "cost_reason", "bytes_in", "bytes_out", "timeout_class"),
+)
+_TOKENS: Final = (
+    ("input", "tokens_in"),
+    ("output", "tokens_out"),
+    ("cached_input", "tokens_cached"),
+    ("cache_creation_input", "tokens_cache_write"),
+    ("reasoning", "tokens_reasoning"),
+)
+
+
+def as_fields(record: Record) -> dict[str, object]:
+    """Give the fields of the line. Empty and unknown ones are absent; times in ms; `cost_usd` is an exact decimal text."""
+    fields: dict[str, object] = {}
+    for name in _PLAIN:
+        value = getattr(record, name)
+        if value != "":
+            fields[name] = value
+    for name in _BY_CALLER:
+        text = getattr(record, name)
+        if len(text) > _ANY_CHARACTERS:
+            fields[name] = _cut(text)
+    fields["duration_ms"] = round(record.duration * 1000, 3)
+    fields["policy_ms"] = round(record.policy_seconds * 1000, 3)
+    if record.time_to_first_byte is not None:
+        fields["first_byte_ms"] = round(record.time_to_first_byte * 1000, 3)
+    if record.labels:
+        fields["labels"] = record.labels
+    if record.usage is not None:
+        fields.update(_tokens(record.usage))
+    if record.cost is not None:
+        fields["cost_usd"] = format(record.cost, "f")
+    return fields
+
+
+def _cut(text: str) -> str:
+    short = text.encode("utf-8", "replace")[:_MAX_BYTES].decode("utf-8", "ignore")
+    if not short.isprintable():
+        short = "".join(char if char.isprintable() else "?" for char in short)
+    return short if len(short) == len(text) else short + "…"
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {name: count for kind, name in _TOKENS if (count := getattr(usage, kind)) is not None}
+
+
+def _stamp(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    at = datetime.fromtimestamp(event.pop("ended_at"), UTC)
+    event["timestamp"] = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return event
+
+
+class RecordLog:
+    """Writes records. `form`: json | console."""
+
+    def __init__(self, writer: LineWriter, form: str = "json") -> None:
+        """Share the process's `writer`, so that records and other lines keep their order."""
+        render: list[structlog.typing.Processor] = [_stamp]
+        if form == "console":
+            render += [escape_controls, structlog.dev.ConsoleRenderer(colors=False)]
+        else:
+            render += [structlog.processors.JSONRenderer(serializer=to_json)]
+        # `bind` once: the proxy of `wrap_logger` would assemble the logger again at each call
+        self._log = structlog.wrap_logger(
+            LineLogger(writer), processors=render, wrapper_class=structlog.BoundLogger
+        ).bind()
+
+    def write(self, record: Record) -> None:
+        """Write one line."""
+        self._log.info("exchange", ended_at=record.started_at + record.duration, level="info", **as_fields(record))

@@ -1,0 +1,89 @@
+"""google.protobuf.Struct, written straight to the wire.
+
+Struct is `map<string, Value> fields = 1`; Value is a oneof of null (1), number (2), string (3), bool (4), struct (5)
+and list (6). A map entry is a message with key = 1 and value = 2. Source: google/protobuf/struct.proto.
+
+Facts repeat from call to call (team, app, model), so an entry whose value is a text is kept and reused: a bounded
+number of short ones, in this process only.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+_DOUBLE: Final = struct.Struct("<d").pack
+_TRUE: Final = b"\x20\x01"
+_FALSE: Final = b"\x20\x00"
+_NULL: Final = b"\x08\x00"
+_LONGEST_KEPT: Final = 256
+_SMALL: Final = tuple(bytes((number,)) for number in range(0x80))
+
+
+def varint(number: int) -> bytes:
+    """Encode a non-negative integer as protobuf's base-128 varint."""
+    if number < 0x80:
+        return _SMALL[number]
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def encode_struct(values: Mapping[str, object]) -> bytes:
+    """Encode a Struct: keys in the order given. Raises TypeError for a value that JSON does not have."""
+    parts: list[bytes] = []
+    for key, value in values.items():
+        if isinstance(value, str):
+            parts.append(_text_entry(key, value) if len(value) <= _LONGEST_KEPT else _entry(key, _text(value)))
+        else:
+            parts.append(_entry(key, encode_value(value)))
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _text_entry(key: str, value: str) -> bytes:
+    return _entry(key, _text(value))
+
+
+@lru_cache(maxsize=1024)
+def _key(key: str) -> bytes:
+    name = key.encode()
+    return b"\x0a" + varint(len(name)) + name + b"\x12"
+
+
+def _entry(key: str, coded: bytes) -> bytes:
+    entry = _key(key) + varint(len(coded)) + coded
+    return b"\x0a" + varint(len(entry)) + entry
+
+
+def _text(value: str) -> bytes:
+    text = value.encode(errors="replace")  # half a surrogate pair is no reason to fail a call
+    return b"\x1a" + varint(len(text)) + text
+
+
+def encode_value(value: object) -> bytes:
+    """Encode a Value. Numbers are doubles on the wire, as everywhere in JSON-like metadata."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool):
+        return _TRUE if value else _FALSE
+    if isinstance(value, int | float):
+        return b"\x11" + _DOUBLE(value)
+    if value is None:
+        return _NULL
+    if isinstance(value, Mapping):
+        fields = encode_struct(value)
+        return b"\x2a" + varint(len(fields)) + fields
+    if isinstance(value, list | tuple):
+        items: list[bytes] = []
+        for item in value:
+            coded = encode_value(item)
+            items.append(b"\x0a" + varint(len(coded)) + coded)
+        whole = b"".join(items)
+        return b"\x32" + varint(len(whole)) + whole
+    raise TypeError(f"no JSON value: {type(value).__name__}")

@@ -1,0 +1,230 @@
+"""The only composition root: configuration in, running processes out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from extproc.adapters.fleet import Launch, Plan
+from extproc.adapters.grpc_server import Processor, make_server
+from extproc.adapters.health import Health
+from extproc.adapters.host import Host
+from extproc.adapters.keys import FileKeyStore, Hasher, KeyRows, read_key_file, read_pepper
+from extproc.adapters.logs import LineWriter, configure
+from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics, clear_shared_values, share_values
+from extproc.adapters.metrics_server import MetricsServer
+from extproc.adapters.records import RecordLog
+from extproc.adapters.sockets import ParentLink
+from extproc.adapters.supervisor import Supervisor, log_event, stop_on_signals
+from extproc.adapters.tokens import Tokenizers
+from extproc.adapters.watch import Target, Watcher, read_file
+from extproc.adapters.worker import Parts, Worker
+from extproc.config import Config, load
+from extproc.errors import ConfigError
+from extproc.runtime import build
+
+WORKER_COMMAND: Final = "worker"
+# seconds that the supervisor waits beyond the worker's own drain before it kills
+_DRAIN_SLACK: Final = 5.0
+_SHARED: Final = "metrics"  # folder of the workers' shared values, under the state folder
+_TOKENS: Final = "tiktoken"  # tiktoken's cache, under the state folder
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a gateway lives on this machine."""
+
+    config: Path
+    state: Path
+    log: Path | None = None  # where log lines go; None: standard output
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the workers' sockets: `run/` beside Envoy's files, so that Envoy finds it by a relative path."""
+        return self.state / "envoy" / "run"
+
+
+def make_writer(place: Place) -> LineWriter:
+    """The process's one writer of log lines. Several processes may append to the file."""
+    if place.log is None:
+        return LineWriter()
+    return LineWriter(os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+
+
+def set_up_logging(config: Config, writer: LineWriter) -> None:
+    """Set this process's logging up as the configuration says."""
+    configure(config.log.format, config.log.level, writer)
+
+
+def read_config(place: Place) -> tuple[Config, bytes]:
+    """The configuration and the bytes it came from. Raises `ConfigError`."""
+    data = read_file(place.config)
+    return _parse(place, data), data
+
+
+def _parse(place: Place, data: bytes) -> Config:
+    return load(data, str(place.config), base=place.config.absolute().parent)
+
+
+class _Reload:
+    """Brings a changed gateway.yaml live: parse and compile in a thread, swap on the loop, keep the old one on error."""
+
+    def __init__(self, place: Place, host: Host, state: StateMetrics) -> None:
+        self._place = place
+        self._host = host
+        self._state = state
+        self._log = structlog.get_logger("extproc.config")
+        self._watcher: Watcher[Config] | None = None
+
+    def watcher(self, seen: bytes) -> Watcher[Config]:
+        """Watch from `seen` on."""
+        target: Target[Config] = Target(partial(_parse, self._place), self._commit, self._failed)
+        return Watcher(self._place.config, target, seen=seen)
+
+    def _commit(self, config: Config) -> None:
+        generation = self._host.current.generation + 1
+        self._host.current = build(config, generation)
+        self._state.config(generation=generation, ok=True, at=time.time())
+        self._log.info("configuration is live", generation=generation)
+
+    def _failed(self, error: ConfigError) -> None:
+        generation = self._host.current.generation
+        self._state.config(generation=generation, ok=False, at=time.time())
+        self._log.error("configuration refused, the old one stays", reason=str(error), generation=generation)
+
+
+def _key_watcher(
+    config: Config, store: FileKeyStore, state: StateMetrics, seen: bytes
+) -> Callable[[], Awaitable[None]]:
+    log = structlog.get_logger("extproc.keys")
+
+    def note(*, ok: bool) -> None:
+        state.keys(count=store.status().keys, ok=ok, at=time.time())
+
+    def commit(rows: KeyRows) -> None:
+        store.commit(rows)
+        note(ok=True)
+        log.info("key table is live", keys=store.status().keys)
+
+    def failed(error: ConfigError) -> None:
+        store.refuse(error)
+        note(ok=False)
+        log.error("key file refused, the old table stays", reason=str(error))
+
+    note(ok=True)
+    target: Target[KeyRows] = Target(store.prepare, commit, failed)
+    return Watcher(Path(config.keys.file), target, seen=seen, read=read_key_file).run
+
+
+def _parts(place: Place, config: Config, data: bytes, writer: LineWriter) -> Parts:
+    """Everything that one worker runs."""
+    registry = CollectorRegistry()
+    state = StateMetrics(registry)
+    metrics = MetricsSink(registry, config.labels.metric_values)
+    store = FileKeyStore(Hasher(read_pepper(config.keys.pepper, os.environ)))
+    keys = read_key_file(Path(config.keys.file))
+    store.apply(keys)
+    host = Host(
+        build(config), store, Tokenizers(place.state / _TOKENS), (RecordLog(writer, config.log.format), metrics)
+    )
+    host.gauge = metrics
+    state.config(generation=1, ok=True, at=time.time())
+    health = Health()
+    server = make_server(Processor(host), (health.handler(),), config.limits.request_body)
+    watchers = (_Reload(place, host, state).watcher(data).run, _key_watcher(config, store, state, keys))
+    return Parts(server, health, watchers, lambda: host.open, config.workers.drain)
+
+
+def run_worker(place: Place, launch: Launch) -> None:
+    """Be one worker process until it is told to stop. Raises `ConfigError`."""
+    share_values(place.state / _SHARED, launch.worker)
+    config, data = read_config(place)
+    writer = make_writer(place)
+    set_up_logging(config, writer)
+    structlog.contextvars.bind_contextvars(worker=launch.worker)
+
+    async def main() -> None:
+        parent = ParentLink(launch.control_fd) if launch.control_fd >= 0 else None
+        await Worker(_parts(place, config, data, writer), launch.socket, parent).run()
+
+    try:
+        uvloop.run(main())
+    finally:
+        writer.close()
+
+
+def _command(place: Place, launch: Launch) -> Sequence[str]:
+    return [
+        *(sys.executable, "-m", "extproc", WORKER_COMMAND),
+        *("--config", str(place.config), "--state", str(place.state)),
+        *(() if place.log is None else ("--log", str(place.log))),
+        *("--socket", str(launch.socket), "--worker", launch.worker, "--control-fd", str(launch.control_fd)),
+    ]
+
+
+class Sidecar:
+    """The supervisor, its workers and the metrics endpoint: what `serve` runs alone and `up` runs beside Envoy."""
+
+    def __init__(self, place: Place, config: Config) -> None:
+        """Compose; nothing runs yet."""
+        registry = CollectorRegistry()
+        shared = place.state / _SHARED
+        clear_shared_values(shared)
+        plan = Plan(
+            folder=place.sockets,
+            command=partial(_command, place),
+            count=config.workers.count,
+            environment={**os.environ, "PYTHONUNBUFFERED": "1"},
+            drain=config.workers.drain + _DRAIN_SLACK,
+        )
+        self._address = config.metrics.address
+        self.supervisor = Supervisor(plan, (log_event, FleetMetrics(registry, shared)))
+        self._metrics = MetricsServer(shared, registry, self._health)
+
+    def _health(self) -> dict[str, object]:
+        workers = self.supervisor.workers
+        return {"ok": any(worker.state == "ready" for worker in workers), "workers": workers}
+
+    async def ready(self, running: asyncio.Future[None]) -> None:
+        """Return when every worker slot is served; raises what ended `running` if it ended before."""
+        waiting = asyncio.ensure_future(self.supervisor.wait_ready())
+        await asyncio.wait([waiting, running], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if running.done():
+            running.result()
+
+    async def run(self) -> None:
+        """Run until the supervisor was stopped and all workers have drained."""
+        await self._metrics.start(self._address)
+        try:
+            await self.supervisor.run()
+        finally:
+            await self._metrics.close()
+
+
+def serve(place: Place) -> None:
+    """Run the sidecar alone, until SIGTERM. Raises `ConfigError`."""
+    config, _ = read_config(place)
+    writer = make_writer(place)
+    set_up_logging(config, writer)
+
+    async def main() -> None:
+        sidecar = Sidecar(place, config)
+        stop_on_signals(sidecar.supervisor)
+        await sidecar.run()
+
+    try:
+        asyncio.run(main())
+    finally:
+        writer.close()

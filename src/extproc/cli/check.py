@@ -1,0 +1,83 @@
+"""`extproc check`: gateway.yaml and the Envoy files, each by itself and against each other, then Envoy's own opinion."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from extproc.adapters import pki
+from extproc.adapters.envoy_binary import envoy_version, find_envoy, validate
+from extproc.adapters.envoy_check import cross_check
+from extproc.adapters.envoy_files import flatten
+from extproc.adapters.envoy_render import Overrides, render
+from extproc.adapters.first_run import certificates
+from extproc.adapters.keys import FileKeyStore, Hasher, read_key_file, read_pepper
+from extproc.cli.facts import gateway_facts
+from extproc.cli.output import FAILED, OK, add_json, fail, print_json, say
+from extproc.cli.place import add_place, config_path, read_config
+from extproc.cli.up import envoy_folder
+from extproc.config import Config
+from extproc.errors import ConfigError
+
+NAME: Final = "check"
+HELP: Final = "check gateway.yaml together with the Envoy files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_place(parser)
+    add_json(parser)
+    parser.add_argument("--envoy-files", type=Path, metavar="FOLDER", help="the Envoy files (default: envoy/)")
+    parser.add_argument("--no-keys", action="store_true", help="do not look at the key file and the pepper")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if everything fits together; every problem is told by place, reason and cure. Raises `ConfigError`."""
+    path = config_path(args)
+    if path is None:
+        raise ConfigError("gateway.yaml", "no configuration found", "name one with --config")
+    config = read_config(path)
+    files = args.envoy_files or envoy_folder()
+    problems = cross_check(gateway_facts(config), files)
+    if not args.no_keys:
+        problems += _keys(config)
+    if not problems:
+        problems += _envoy(config, files)
+    if args.json:
+        items = [{"path": p.path, "reason": p.reason, "hint": p.hint} for p in problems]
+        print_json({"ok": not problems, "errors": items})
+        return FAILED if problems else OK
+    for problem in problems:
+        fail(problem, as_json=False)
+    if not problems:
+        say(f"{path}, {files}: in order, and Envoy takes them")
+    return FAILED if problems else OK
+
+
+def _keys(config: Config) -> list[ConfigError]:
+    try:
+        FileKeyStore(Hasher(read_pepper(config.keys.pepper, os.environ))).apply(read_key_file(Path(config.keys.file)))
+    except ConfigError as error:
+        return [error]
+    return []
+
+
+def _envoy(config: Config, files: Path) -> list[ConfigError]:
+    """Envoy's `--mode validate` on a flattened copy: by itself it does not read filesystem xDS."""
+    try:
+        binary = find_envoy()
+        envoy_version(binary)
+    except ConfigError as error:
+        return [error]
+    with tempfile.TemporaryDirectory(prefix="extproc-check-") as name:
+        folder = Path(name)
+        # stand-ins for what only the machine that runs Envoy has: certificates and vendor keys
+        pki.create_ca(folder / "ca", "check")
+        certificates(folder, config, folder / "envoy")
+        for provider in config.providers:
+            pki.write_sds_secret(folder / "envoy" / "sds" / f"{provider}-key.yaml", f"{provider}-key", "check")
+        render(files, folder / "envoy", Overrides())
+        return validate(binary, flatten(folder / "envoy"), folder / "envoy")

@@ -1,0 +1,55 @@
+"""`extproc COMMAND`: finds the command and runs it. A command's module is imported only when it is called for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from extproc.cli.output import FAILED, fail
+from extproc.errors import ConfigError
+
+# name -> (module, help); a name without help is for our own processes only
+COMMANDS: Final = {
+    "up": ("extproc.cli.up", "run everything on this machine: certificates, key, workers, Envoy"),
+    "serve": ("extproc.cli.serve", "run the sidecar alone: supervisor, workers, metrics"),
+    "check": ("extproc.cli.check", "check gateway.yaml together with the Envoy files"),
+    "try": ("extproc.cli.try_call", "make one call through the gateway and explain it step by step"),
+    "keys": ("extproc.cli.keys", "create, list, revoke and rotate virtual keys"),
+    "ca": ("extproc.cli.ca", "make the interception CA, certificates and the trust bundle"),
+    "env": ("extproc.cli.env", "print the exports that point an SDK at the gateway"),
+    "sim": ("extproc.sim.command", "run simulated vendors on loopback"),
+    "worker": ("extproc.cli.worker", ""),
+}
+
+
+def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser; with `only`, that command has its arguments, the others just their line of help."""
+    parser = argparse.ArgumentParser(prog="extproc", description="LLM egress gateway: Envoy and a policy sidecar.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, text) in COMMANDS.items():
+        if not text and name != only:
+            continue
+        command = subparsers.add_parser(name, help=text or argparse.SUPPRESS, description=text)
+        if name == only:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(command)
+            command.set_defaults(run=loaded.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is its own, 1 for what an operator can mend, 2 for a wrong command line."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in given if not word.startswith("-")), None)
+    parser = make_parser(name if name in COMMANDS else None)
+    args = parser.parse_args(given)
+    try:
+        code: int = args.run(args)
+    except ConfigError as error:
+        return fail(error, as_json=getattr(args, "json", False))
+    except KeyboardInterrupt:
+        return FAILED
+    return code

@@ -1,0 +1,33 @@
+"""`extproc serve`: the sidecar alone, for a container beside an Envoy that somebody else runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from extproc.bootstrap import Place, serve
+from extproc.cli.output import OK
+from extproc.cli.place import add_place, config_path, state_folder
+from extproc.errors import ConfigError
+
+NAME: Final = "serve"
+HELP: Final = "run the sidecar alone: supervisor, workers, metrics"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_place(parser)
+
+
+def place_of(args: argparse.Namespace) -> Place:
+    """Where the command finds its files. Raises `ConfigError` where there is no configuration."""
+    config = config_path(args)
+    if config is None:
+        raise ConfigError("gateway.yaml", "no configuration found", "name one with --config")
+    return Place(config, state_folder(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM."""
+    serve(place_of(args))
+    return OK

@@ -1,0 +1,107 @@
+"""Rules that span sections: every name that is used is declared, and what is joined fits together.
+
+They work on the sections that are valid by themselves, so that a mistake elsewhere does not hide these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from extproc.config.model import Timeouts
+from extproc.config.problems import Loc
+from extproc.config.providers import Alias, PriceOverride, Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The valid entries of a file. `names` holds the providers that are written, valid or not; indexes are as written."""
+
+    names: Collection[str]
+    providers: Mapping[str, Provider]
+    aliases: Mapping[str, Alias]
+    overrides: Mapping[int, PriceOverride]
+    timeouts: Timeouts | None
+
+
+Finding = tuple[Loc, str, str]
+"""Where, reason, hint."""
+
+
+def check(parts: Parts) -> Iterator[Finding]:
+    """Yield what does not fit together."""
+    yield from _hosts(parts)
+    yield from _clusters(parts)
+    for name, alias in parts.aliases.items():
+        yield from _alias(name, alias, parts)
+    for index, override in parts.overrides.items():
+        if override.provider not in parts.names:
+            yield _unknown(("pricing", "overrides", index, "provider"), override.provider, parts.names)
+    if parts.timeouts is not None:
+        yield from _timeouts(parts.timeouts)
+
+
+def closest(word: str, known: Collection[str], what: str) -> str:
+    """Hint at the known word that `word` is a slip of, or list what there is."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    if not known:
+        return f"there is no {what}"
+    listed = ", ".join(sorted(known)[:20])
+    return f"known: {listed}" + (", …" if len(known) > 20 else "")
+
+
+def _unknown(loc: Loc, name: str, known: Collection[str]) -> Finding:
+    return loc, f"there is no provider `{name}`", closest(name, known, "provider")
+
+
+def _hosts(parts: Parts) -> Iterator[Finding]:
+    owner: dict[str, str] = {}
+    for name, provider in parts.providers.items():
+        for index, host in enumerate(provider.hosts):
+            first = owner.setdefault(host, name)
+            if first != name:
+                reason = f"the host {host} belongs to provider `{first}` already"
+                hint = "a host stands for one provider; reach the other by alias or fallback, without `hosts`"
+                yield ("providers", name, "hosts", index), reason, hint
+
+
+def _clusters(parts: Parts) -> Iterator[Finding]:
+    owner: dict[str, str] = {}
+    for name, provider in parts.providers.items():
+        cluster = provider.cluster or name
+        first = owner.setdefault(cluster, name)
+        if first != name:
+            reason = f"the cluster {cluster} belongs to provider `{first}` already"
+            yield ("providers", name, "cluster"), reason, "give each provider a cluster of its own"
+
+
+def _alias(name: str, alias: Alias, parts: Parts) -> Iterator[Finding]:
+    if alias.provider not in parts.names:
+        yield _unknown(("aliases", name, "provider"), alias.provider, parts.names)
+    first = parts.providers.get(alias.provider)
+    for index, fallback in enumerate(alias.fallback):
+        loc: Loc = ("aliases", name, "fallback", index)
+        other = parts.providers.get(fallback)
+        if fallback not in parts.names:
+            yield _unknown(loc, fallback, parts.names)
+        elif first is not None and other is not None and first.api != other.api:
+            reason = f"`{fallback}` speaks {other.api}, `{alias.provider}` speaks {first.api}"
+            same = sorted(key for key, known in parts.providers.items() if known.api == first.api)
+            hint = f"another wire format needs the translation stage; with the same `api`: {', '.join(same)}"
+            yield loc, reason, hint
+
+
+def _timeouts(timeouts: Timeouts) -> Iterator[Finding]:
+    known = timeouts.classes.keys()
+    if timeouts.default not in known:
+        yield (
+            ("timeouts", "default"),
+            f"there is no class `{timeouts.default}`",
+            closest(timeouts.default, known, "class"),
+        )
+    for pattern, name in timeouts.models.items():
+        if name not in known:
+            yield ("timeouts", "models", pattern), f"there is no class `{name}`", closest(name, known, "class")

@@ -1,0 +1,160 @@
+"""Anthropic Messages. Rules: the vendor's API reference, `POST /v1/messages` and its streaming events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import orjson
+
+from extproc.dialects import checks, sse
+from extproc.dialects.anthropic_errors import anthropic_error, error_body
+from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.openai_usage import count, details, known
+from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
+from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
+from extproc.dialects.spans import is_array, is_object
+from extproc.errors import Rejection
+from extproc.usage import Usage
+
+_QUIET: Final = frozenset({b"content_block_start", b"content_block_stop", b"ping"})
+
+
+def read_usage(raw: dict[str, object]) -> Usage | None:
+    """Bring `usage` to the one meaning: the vendor's `input_tokens` leaves out what was read from and written to a cache.
+
+    None where it has no counts.
+    """
+    parts = [count(raw, name) for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")]
+    counted = [part for part in parts if part is not None]
+    return known(
+        Usage(
+            input=sum(counted) if counted else None,
+            output=count(raw, "output_tokens"),
+            cached_input=parts[1],
+            cache_creation_input=parts[2],
+            reasoning=count(details(raw, "output_tokens_details"), "thinking_tokens"),
+        )
+    )
+
+
+class MessagesRequest(JsonRequest):
+    """A Messages request."""
+
+    order = (
+        ("tools", TOOLS),
+        ("mcp_servers", TOOLS),
+        ("output_config", TOOLS),
+        ("output_format", TOOLS),
+        ("system", CONTENT),
+        ("messages", CONTENT),
+    )
+    opaque = JsonRequest.opaque | {"anthropic_version", "cache_control", "thinking"}
+
+    def check(self) -> None:
+        """Check `messages`, `system` and the cap."""
+        checks.array(self.tree, "messages")
+        checks.one_of(self.tree, "system", (str, list), "a string or an array")
+        self.max_output = checks.whole(self.tree, "max_tokens")
+
+
+class MessagesJsonReader(JsonReader):
+    """A Messages answer in one JSON body."""
+
+    def read(self, head: dict[str, msgspec.Raw]) -> None:
+        """`usage` and `stop_reason`."""
+        raw = parse(head.get("usage"))
+        self.usage = read_usage(raw) if is_object(raw) else None
+        self.finish_reasons = tuple(strings(parse(head.get("stop_reason"))))
+
+    def texts(self, body: dict[str, object]) -> Iterator[str]:
+        """The texts of the content blocks; tool inputs as JSON."""
+        blocks = body.get("content")
+        for block in blocks if is_array(blocks) else ():
+            if is_object(block):
+                yield from _block_texts(block)
+
+
+def _block_texts(block: dict[str, object]) -> Iterator[str]:
+    yield from strings(block.get("thinking"), block.get("text"), block.get("name"))
+    if block.get("input"):
+        yield orjson.dumps(block["input"]).decode()
+
+
+class MessagesSseReader(SseReader):
+    """A Messages stream: content events are counted, the others read."""
+
+    def __init__(self, limit: int = sse.DEFAULT_EVENT_LIMIT) -> None:
+        """`limit`: the longest event, in bytes."""
+        super().__init__(limit)
+        self._counts: dict[str, object] = {}
+
+    def observe(self, event: bytes) -> None:
+        """Note what one event says."""
+        name, data = sse.fields(event)
+        if name == b"content_block_delta":
+            self.events += 1
+            return
+        if data is None or name in _QUIET:
+            return
+        body = parse(data)
+        if is_object(body):
+            self._note(body)
+
+    def _note(self, body: dict[str, object]) -> None:
+        kind = body.get("type")
+        if kind == "message_start":
+            message = body.get("message")
+            if is_object(message):
+                self.model = text(message.get("model")) or self.model
+                self._overlay(message.get("usage"))
+        elif kind == "message_delta":
+            delta = body.get("delta")
+            self.finish_reasons = tuple(strings(delta.get("stop_reason") if is_object(delta) else None))
+            self._overlay(body.get("usage"))
+        elif kind == "message_stop":
+            self.finished = True
+        elif kind == "content_block_delta":
+            self.events += 1
+        elif kind == "error":
+            self.error = error_type(body.get("error") or body)
+
+    def _overlay(self, raw: object) -> None:
+        """Counts are running totals: the last one of each kind holds."""
+        if is_object(raw):
+            self._counts.update({name: value for name, value in raw.items() if value is not None})
+            self.usage = read_usage(self._counts)
+
+    def texts(self, data: dict[str, object]) -> Iterator[str]:
+        """The text, thinking or partial JSON of a delta; the name of a tool that is called."""
+        delta = data.get("delta")
+        if is_object(delta):
+            yield from strings(delta.get("text"), delta.get("thinking"), delta.get("partial_json"))
+        block = data.get("content_block")
+        if is_object(block):
+            yield from _block_texts(block)
+
+    def farewell(self, rejection: Rejection) -> bytes:
+        """An `error` event; the vendor's streams have no terminator behind it."""
+        return b"event: error\ndata: " + orjson.dumps(error_body(rejection)) + b"\n\n"
+
+
+class AnthropicMessages(Dialect):
+    """`POST /v1/messages`. Its streams report usage unasked."""
+
+    name = "anthropic_messages"
+    api = "anthropic"
+    operation = "chat"
+
+    def read_request(self, body: bytes) -> RequestView:
+        """Read and check the request."""
+        return MessagesRequest(body)
+
+    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+        """A reader for the JSON body or the stream; there is nothing to strip."""
+        return MessagesSseReader() if stream else MessagesJsonReader()
+
+    def error(self, rejection: Rejection) -> ErrorAnswer:
+        """Anthropic's error shape."""
+        return anthropic_error(rejection)

@@ -1,0 +1,122 @@
+"""What every wire format must be able to say of itself. One subclass a format; instances hold no state of a call.
+
+A dialect never re-serialises: it finds positions in the caller's bytes and proposes `Edit`s, which `spans.splice` applies.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
+
+import msgspec
+
+from extproc.errors import Rejection
+from extproc.usage import Usage
+
+
+class Edit(NamedTuple):
+    """Replace `body[start:end]` (byte offsets of the original body) by `new`. `start == end` inserts."""
+
+    start: int
+    end: int
+    new: bytes
+
+
+class TextSpan(NamedTuple):
+    """One text a human or a model wrote: `body[start:end]` is its JSON string literal, quotes included.
+
+    `path` names it (`messages[0].content[1].text`), `value` is the decoded text, `kind` what it is
+    (`text`, `name`, `tool_description`, `tool_arguments`, `tool_result`, `metadata`, `url`, `input`, `schema`).
+    """
+
+    path: str
+    kind: str
+    start: int
+    end: int
+    value: str
+
+
+class RequestView(ABC):
+    """A request body that was read once, checked, and knows where its parts are."""
+
+    model: str | None  # as the caller wrote it; None where the format has none
+    stream: bool
+    max_output: int | None  # the caller's own cap on output tokens, per choice
+    choices: int  # answers asked for (`n`), 1 where the format has none
+
+    @abstractmethod
+    def model_edit(self, model: str) -> Edit:
+        """The edit that puts `model` in the place of the caller's model name."""
+
+    def usage_edits(self) -> tuple[Edit, ...]:
+        """Edits that make the vendor report usage in a stream; empty where it does anyway or the caller asked for it."""
+        return ()
+
+    @abstractmethod
+    def texts(self) -> Iterator[TextSpan]:
+        """Every text position, in logical order: tools, system, messages (design invariant 4)."""
+
+
+class ResponseReader(ABC):
+    """Follows one response body, in any chunking, and says what it used.
+
+    `feed` returns the bytes to send on: the very object it was given where nothing was edited. It may hold back the
+    part of an event that is not yet complete only where it edits; `feed(b"", end=True)` then gives the rest.
+    """
+
+    usage: Usage | None = None  # as reported so far; None until the body reports any
+    model: str | None = None  # the model the vendor says it used
+    finish_reasons: tuple[str, ...] = ()
+    error: str | None = None  # the vendor's own error type, where the body is or carries an error
+    finished: bool = False  # the body is complete: the terminal event, or the end of a JSON body, was seen
+    events: int = 0  # streamed events with content so far: a running estimate of output tokens
+
+    @abstractmethod
+    def feed(self, data: bytes, *, end: bool) -> bytes:
+        """Take the next piece of the (decoded) body; return what goes on to the caller."""
+
+    @abstractmethod
+    def output_texts(self) -> Sequence[str]:
+        """The generated texts seen so far (all kinds, joined by nothing), for an estimate after a hang-up."""
+
+    @abstractmethod
+    def abort(self, rejection: Rejection) -> bytes:
+        """Bytes that end the stream politely, vendor-shaped: close a half-sent event, the error event, the terminator.
+
+        Empty for a JSON body, which cannot be ended politely once it has begun.
+        """
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """A refusal in the vendor's own shape."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Dialect(ABC):
+    """One wire format of one endpoint."""
+
+    name: ClassVar[str]  # `openai_chat`: the name in config, records and metrics
+    api: ClassVar[str]  # `openai` | `anthropic`: whose error shape, whose place for keys
+    operation: ClassVar[str]  # OTel `gen_ai.operation.name`: chat, embeddings, count_tokens, models
+    method: ClassVar[str] = "POST"
+    billable: ClassVar[bool] = True  # False: the vendor charges nothing (models, count_tokens)
+
+    @abstractmethod
+    def read_request(self, body: bytes) -> RequestView:
+        """Read and check a request body.
+
+        Raises `Rejection` (400) for invalid UTF-8, malformed JSON, trailing data, duplicate keys at any depth, a body
+        that is no object, or a wrong type in a field that this gateway reads; the message names the field.
+        """
+
+    @abstractmethod
+    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+        """A reader for the answer. `strip_usage`: we asked for usage in the caller's place, so take its traces out."""
+
+    @abstractmethod
+    def error(self, rejection: Rejection) -> ErrorAnswer:
+        """The refusal as the vendor would have said it: status, `content-type`, body; never anything of ours."""

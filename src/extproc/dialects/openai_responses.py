@@ -1,0 +1,141 @@
+"""OpenAI Responses. Rules: the vendor's API reference, `POST /v1/responses` and its streaming events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import orjson
+
+from extproc.dialects import checks, openai_usage, sse
+from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.openai_errors import error_object, openai_error
+from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
+from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
+from extproc.dialects.spans import is_array, is_object
+from extproc.errors import Rejection
+
+_TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_READ: Final = _TERMINAL | {"response.created", "error"}
+
+
+class ResponsesRequest(JsonRequest):
+    """A Responses request."""
+
+    order = (("tools", TOOLS), ("text", TOOLS), ("instructions", CONTENT), ("prompt", CONTENT), ("input", CONTENT))
+    opaque = JsonRequest.opaque | {"conversation", "include", "previous_response_id", "reasoning", "truncation"}
+
+    def check(self) -> None:
+        """Check `input` (a stored prompt or conversation may stand in for it), `instructions` and the cap."""
+        checks.one_of(self.tree, "input", (str, list), "a string or an array")
+        checks.one_of(self.tree, "instructions", (str, list), "a string")
+        checks.optional_object(self.tree, "stream_options")
+        self.max_output = checks.whole(self.tree, "max_output_tokens")
+
+
+def _item_texts(item: object) -> Iterator[str]:
+    """Texts of one output item: messages, reasoning, calls of any kind."""
+    if not is_object(item):
+        return
+    yield from strings(item.get("name"), item.get("arguments"), item.get("input"), item.get("code"))
+    for name in ("summary", "content"):
+        parts = item.get(name)
+        for part in parts if is_array(parts) else ():
+            if is_object(part):
+                yield from strings(part.get("text"), part.get("refusal"), part.get("transcript"))
+
+
+def _response_texts(response: dict[str, object]) -> Iterator[str]:
+    output = response.get("output")
+    for item in output if is_array(output) else ():
+        yield from _item_texts(item)
+
+
+def _finish(response: dict[str, object]) -> tuple[str, ...]:
+    """Why it ended: the reason where it is incomplete, else its status."""
+    details = response.get("incomplete_details")
+    reason = text(details.get("reason")) if is_object(details) else None
+    return tuple(strings(reason or response.get("status")))
+
+
+class ResponsesJsonReader(JsonReader):
+    """A Responses answer in one JSON body."""
+
+    def read(self, head: dict[str, msgspec.Raw]) -> None:
+        """`usage`, and why it ended."""
+        self.usage = openai_usage.responses(parse(head.get("usage")))
+        self.finish_reasons = _finish({name: parse(head.get(name)) for name in ("incomplete_details", "status")})
+
+    def texts(self, body: dict[str, object]) -> Iterator[str]:
+        """The texts of the output items."""
+        return _response_texts(body)
+
+
+class ResponsesSseReader(SseReader):
+    """A Responses stream: only its first and last events are read, deltas are counted."""
+
+    _seen = 0
+
+    def observe(self, event: bytes) -> None:
+        """Note what one event says."""
+        name, data = sse.fields(event)
+        if data is None:
+            return
+        self._seen += 1
+        kind = name.decode("latin-1")
+        if kind.endswith(".delta"):
+            self.events += 1
+            return
+        if kind and kind not in _READ:
+            return
+        body = parse(data)
+        if is_object(body):
+            self._note(text(body.get("type")) or kind, body)
+
+    def _note(self, kind: str, body: dict[str, object]) -> None:
+        if kind.endswith(".delta"):
+            self.events += 1
+        if kind == "error" or (not kind and "error" in body):
+            self.error = error_type(body.get("error") or {**body, "type": body.get("code")})
+        response = body.get("response")
+        if kind not in _READ or not is_object(response):
+            return
+        self.model = text(response.get("model")) or self.model
+        if kind in _TERMINAL:
+            self.finished = True
+            self.finish_reasons = _finish(response)
+            self.usage = openai_usage.responses(response.get("usage")) or self.usage
+            self.error = error_type(response.get("error")) or self.error
+
+    def texts(self, data: dict[str, object]) -> Iterator[str]:
+        """The delta of a text, reasoning or argument event."""
+        kind = data.get("type")
+        return strings(data.get("delta")) if type(kind) is str and kind.endswith(".delta") else iter(())
+
+    def farewell(self, rejection: Rejection) -> bytes:
+        """An `error` event, in which the SDKs look for the `error` object and the reference names the fields flat."""
+        error = error_object(rejection)
+        flat = {name: error[name] for name in ("code", "message", "param")}
+        body = {"type": "error", "sequence_number": self._seen, **flat, "error": error}
+        return b"event: error\ndata: " + orjson.dumps(body) + b"\n\n"
+
+
+class OpenAIResponses(Dialect):
+    """`POST /v1/responses`. Its streams report usage unasked."""
+
+    name = "openai_responses"
+    api = "openai"
+    operation = "chat"
+
+    def read_request(self, body: bytes) -> RequestView:
+        """Read and check the request."""
+        return ResponsesRequest(body)
+
+    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+        """A reader for the JSON body or the stream; there is nothing to strip."""
+        return ResponsesSseReader() if stream else ResponsesJsonReader()
+
+    def error(self, rejection: Rejection) -> ErrorAnswer:
+        """OpenAI's error shape."""
+        return openai_error(rejection)

@@ -1,0 +1,79 @@
+"""What can go wrong, whose fault it was, and what the caller may be told.
+
+A `Rejection` is the one way to refuse an exchange: raised anywhere in the core it becomes the right answer for the
+phase the exchange is in, in the caller's dialect. `ConfigError` is for operators: it names the path and the cure.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class ErrorCode(StrEnum):
+    """Closed vocabulary of the `x-llm-error` header: the prefix says whose fault it was."""
+
+    CALLER_MISSING_KEY = "caller_missing_key"
+    CALLER_INVALID_KEY = "caller_invalid_key"
+    CALLER_EXPIRED_KEY = "caller_expired_key"
+    CALLER_REVOKED_KEY = "caller_revoked_key"
+    CALLER_CONFLICTING_KEYS = "caller_conflicting_keys"
+    CALLER_MALFORMED_BODY = "caller_malformed_body"
+    CALLER_AMBIGUOUS_BODY = "caller_ambiguous_body"
+    CALLER_INVALID_FIELD = "caller_invalid_field"
+    CALLER_BODY_TOO_LARGE = "caller_body_too_large"
+    CALLER_UNSUPPORTED_ENCODING = "caller_unsupported_encoding"
+    CALLER_UNSUPPORTED_MEDIA_TYPE = "caller_unsupported_media_type"
+    CALLER_UNKNOWN_PATH = "caller_unknown_path"
+    CALLER_METHOD_NOT_ALLOWED = "caller_method_not_allowed"
+    CALLER_INVALID_HEADER = "caller_invalid_header"
+    POLICY_MODEL_NOT_ALLOWED = "policy_model_not_allowed"
+    POLICY_PROVIDER_NOT_ALLOWED = "policy_provider_not_allowed"
+    POLICY_ENDPOINT_NOT_ALLOWED = "policy_endpoint_not_allowed"
+    PROVIDER_TIMEOUT = "provider_timeout"
+    PROVIDER_UNREACHABLE = "provider_unreachable"
+    PROVIDER_OVERLOADED = "provider_overloaded"
+    PROVIDER_BAD_RESPONSE = "provider_bad_response"
+    PROVIDER_RESPONSE_TOO_LARGE = "provider_response_too_large"
+    GATEWAY_ERROR = "gateway_error"
+    GATEWAY_UNAVAILABLE = "gateway_unavailable"
+
+
+class Rejection(Exception):
+    """A refusal on its way to the caller.
+
+    `status` is the HTTP status the vendor itself would use in the like case, so that its SDK retries (or does not) as
+    it should. `message` is shown to the caller: it never holds a header value, a body value or an exception's text.
+    `param` is the JSON path of the offending field (`messages[0].content`), where there is one. `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self, status: int, code: ErrorCode, message: str, *, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status: Final = status
+        self.code: Final = code
+        self.message: Final = message
+        self.param: Final = param
+        self.retry_after: Final = retry_after
+
+
+class ProtocolError(Exception):
+    """Envoy and we disagree about where the exchange stands; the stream is ended, which fails the call closed."""
+
+
+class EffectError(Exception):
+    """An effect could not be performed (store away, counting failed). Thrown into the policy that asked for it."""
+
+
+class ConfigError(Exception):
+    """What an operator wrote cannot be used.
+
+    `path` is where (`providers.openai.hosts[0]`, or a file name), `reason` what is wrong, `hint` what to do about it.
+    """
+
+    def __init__(self, path: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}" + (f" ({hint})" if hint else ""))
+        self.path: Final = path
+        self.reason: Final = reason
+        self.hint: Final = hint

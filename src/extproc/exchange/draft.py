@@ -1,0 +1,36 @@
+"""The changes that the policies of one direction agree on, before they become one action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from extproc.dialects.dialect import Edit
+from extproc.exchange.actions import Answer, BodyMode, HeaderChange
+
+
+@dataclass(slots=True)
+class Draft:
+    """Header changes, body edits and metadata of one direction of one exchange.
+
+    On the request side the draft lives from the headers to the end of the body and goes out in one reply, so that an
+    exchange costs one header mutation; on the response side headers and body have a draft each.
+    """
+
+    set: dict[str, str] = field(default_factory=dict)
+    remove: list[str] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    metadata: dict[str, dict[str, object]] = field(default_factory=dict)
+    body_mode: BodyMode | None = None
+    answer: Answer | None = None  # set by a policy that answers in the provider's place
+
+    def note(self, namespace: str, **values: object) -> None:
+        """Add dynamic metadata under `namespace`."""
+        self.metadata.setdefault(namespace, {}).update(values)
+
+    def change(self) -> HeaderChange:
+        """The header mutation so far. A header that is set is not also removed."""
+        if not self.set and not self.remove:
+            return HeaderChange()
+        return HeaderChange(
+            set=tuple(self.set.items()), remove=tuple(name for name in self.remove if name not in self.set)
+        )

@@ -1,0 +1,149 @@
+"""The immutable summary of one exchange: log line, metrics, metadata, cost and audit all derive from it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+
+from extproc.exchange.facts import Cost, Facts, Outcome
+from extproc.usage import Usage
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One exchange. No body, no key, no header value but the allow-listed labels.
+
+    Times: `started_at` UNIX seconds, `duration`, `time_to_first_byte` and `policy_seconds` seconds. Money: US dollars.
+    """
+
+    id: str
+    started_at: float
+    duration: float
+    entry: str
+    source: str
+    api: str
+    endpoint: str
+    operation: str
+    provider: str
+    requested_model: str
+    model: str
+    response_model: str
+    stream: bool
+    status: int
+    outcome: str
+    error: str
+    error_detail: str
+    key_id: str
+    team: str
+    app: str
+    tenant: str
+    user: str
+    labels: dict[str, str]
+    usage: Usage | None
+    usage_source: str
+    cost: Decimal | None
+    cost_reason: str
+    time_to_first_byte: float | None
+    bytes_in: int
+    bytes_out: int
+    timeout_class: str
+    policy_seconds: float
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """What only the host knows of an exchange: its server-made id and the time."""
+
+    id: str
+    at: float  # monotonic seconds, now
+    policy_seconds: float  # CPU or wall seconds spent in our own processing
+
+
+def make_record(facts: Facts, ended: Ended) -> Record:
+    """Sum the facts up."""
+    caller, endpoint, target, response = facts.caller, facts.endpoint, facts.target, facts.response
+    dialect = endpoint.dialect if endpoint is not None else None
+    reader = response.reader
+    cost = facts.cost or Cost(None)
+    first = response.first_byte_at
+    rejection = facts.rejection
+    return Record(
+        id=ended.id,
+        started_at=facts.origin.wall,
+        duration=ended.at - facts.origin.at,
+        entry=facts.origin.entry,
+        source=facts.origin.source,
+        api=endpoint.api if endpoint is not None else "",
+        endpoint=dialect.name if dialect is not None else "",
+        operation=dialect.operation if dialect is not None else "",
+        provider=target.provider if target is not None else (endpoint.provider if endpoint is not None else ""),
+        requested_model=facts.requested_model,
+        model=target.model if target is not None else "",
+        response_model=(reader.model or "") if reader is not None else "",
+        stream=facts.stream,
+        status=response.status,
+        outcome=facts.outcome.value,
+        error=rejection.code.value if rejection is not None else "",
+        error_detail=rejection.message if rejection is not None else ((reader.error or "") if reader else ""),
+        key_id=caller.key_id if caller is not None else "",
+        team=caller.team if caller is not None else "",
+        app=caller.app if caller is not None else "",
+        tenant=facts.labels.get("tenant", ""),
+        user=facts.labels.get("user", ""),
+        labels=facts.labels,
+        usage=facts.usage,
+        usage_source=facts.usage_source.value,
+        cost=cost.amount,
+        cost_reason=cost.reason,
+        time_to_first_byte=None if first is None else first - facts.origin.at,
+        bytes_in=facts.request_bytes,
+        bytes_out=response.bytes,
+        timeout_class=facts.timeout_class,
+        policy_seconds=ended.policy_seconds,
+    )
+
+
+def request_metadata(facts: Facts) -> dict[str, object]:
+    """The `llm` dynamic metadata as the request goes out: who, what, where."""
+    caller, endpoint, target = facts.caller, facts.endpoint, facts.target
+    values: dict[str, object] = {"decision": "allow", "stream": facts.stream}
+    if caller is not None:
+        values.update(team=caller.team, app=caller.app, key_id=caller.key_id)
+    if endpoint is not None:
+        values["endpoint"] = endpoint.dialect.name if endpoint.dialect is not None else "unread"
+        values["provider"] = target.provider if target is not None else endpoint.provider
+    if target is not None and target.model:
+        values["model"] = target.model
+        values["requested_model"] = facts.requested_model
+    values.update(facts.labels)
+    return values
+
+
+def final_metadata(facts: Facts) -> dict[str, object]:
+    """The `llm` dynamic metadata once the outcome is known. Money in micro-dollars: Envoy's counters take integers."""
+    values: dict[str, object] = {"final": True, "outcome": facts.outcome.value}
+    if facts.rejection is not None:
+        values.update(decision="refuse", error=facts.rejection.code.value)
+    values.update(usage_metadata(facts.usage))
+    if facts.usage is not None:
+        values["usage_source"] = facts.usage_source.value
+    if facts.cost is not None and facts.cost.amount is not None:
+        values["cost_microusd"] = int((facts.cost.amount * 1_000_000).to_integral_value())
+    elif facts.cost is not None and facts.outcome is Outcome.OK and facts.cost.reason:
+        values["cost_unknown"] = facts.cost.reason
+    return values
+
+
+_USAGE_NAMES = (
+    ("input", "tokens_in"),
+    ("output", "tokens_out"),
+    ("cached_input", "tokens_cached"),
+    ("cache_creation_input", "tokens_cache_write"),
+    ("reasoning", "tokens_reasoning"),
+)
+
+
+def usage_metadata(usage: Usage | None) -> dict[str, object]:
+    """The reported kinds only; unknown is absent rather than zero."""
+    if usage is None:
+        return {}
+    return {name: count for kind, name in _USAGE_NAMES if (count := getattr(usage, kind)) is not None}

@@ -1,0 +1,131 @@
+"""From configuration to what exchanges run on: pure, at start and at each reload.
+
+`ORDER` is the one place that says which policies there are and in which order a request meets them: cheapest refusal
+first. The response meets them in reverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from extproc.config.model import AccessRule, Config
+from extproc.exchange.machine import Setup
+from extproc.exchange.policy import Hooks, Policy
+from extproc.policies.alias import Aliases, AliasPolicy, Route, make_route
+from extproc.policies.authenticate import AuthenticatePolicy
+from extproc.policies.authorize import AuthorizePolicy
+from extproc.policies.endpoint import EndpointPolicy, Surface, Surfaces
+from extproc.policies.grants import Grants, Rule
+from extproc.policies.meter import MeterLimits, MeterPolicy
+from extproc.policies.models import ModelsPolicy, Offer, Offers
+from extproc.policies.price import PricePolicy
+from extproc.policies.scrub import ScrubPolicy
+from extproc.policies.timeouts import TimeoutClass, Timeouts, TimeoutsPolicy
+from extproc.pricing.catalog import Catalog, Override
+from extproc.pricing.rates import Rates
+
+ORDER: tuple[type[Policy], ...] = (
+    EndpointPolicy,
+    ScrubPolicy,
+    AuthenticatePolicy,
+    AliasPolicy,  # before authorize: access is judged on what the name resolves to
+    AuthorizePolicy,
+    ModelsPolicy,
+    TimeoutsPolicy,
+    PricePolicy,
+    MeterPolicy,
+)
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """One compiled configuration. An exchange keeps the one it began with."""
+
+    config: Config
+    setup: Setup
+    generation: int = 1
+
+
+def build(config: Config, generation: int = 1) -> Runtime:
+    """Compile a valid configuration. Raises nothing: what can be wrong was refused by `config.load`."""
+    grants = Grants(tuple(_rule(rule) for rule in config.access))
+    catalog = Catalog(_overrides(config))
+    parts: dict[type[Policy], Callable[[], Policy]] = {
+        EndpointPolicy: partial(EndpointPolicy, _surfaces(config)),
+        ScrubPolicy: partial(ScrubPolicy, config.labels.max_length),
+        AuthenticatePolicy: AuthenticatePolicy,
+        AliasPolicy: partial(AliasPolicy, _aliases(config)),
+        AuthorizePolicy: partial(AuthorizePolicy, grants),
+        ModelsPolicy: partial(ModelsPolicy, _offers(config, catalog), grants),
+        TimeoutsPolicy: partial(TimeoutsPolicy, _timeouts(config)),
+        PricePolicy: partial(PricePolicy, catalog),
+        MeterPolicy: partial(MeterPolicy, MeterLimits(config.limits.response_body, config.limits.stream_event)),
+    }
+    factories = tuple(parts[kind] for kind in ORDER)
+    return Runtime(config, Setup(factories, Hooks(ORDER), config.limits.request_body), generation)
+
+
+def _rule(rule: AccessRule) -> Rule:
+    return Rule(rule.team, rule.app, rule.tenant, rule.models, rule.providers, rule.endpoints)
+
+
+def _surfaces(config: Config) -> Surfaces:
+    by_host: dict[str, Surface] = {}
+    by_name: dict[str, Surface] = {}
+    first_by_api: dict[str, Surface] = {}
+    for name, provider in config.providers.items():
+        surface = Surface(name, provider.api, provider.unknown_paths == "passthrough")
+        by_name[name] = surface
+        first_by_api.setdefault(provider.api, surface)
+        by_host.update(dict.fromkeys(provider.hosts, surface))
+    return Surfaces(by_host, by_name, first_by_api)
+
+
+def _route(config: Config, names: tuple[str, ...]) -> Route:
+    clusters = tuple((name, config.cluster(name)) for name in names)
+    return make_route(names[0], config.providers[names[0]].api, clusters)
+
+
+def _aliases(config: Config) -> Aliases:
+    by_name = {
+        name: (_route(config, (alias.provider, *alias.fallback)), alias.model) for name, alias in config.aliases.items()
+    }
+    return Aliases(by_name, {name: _route(config, (name,)) for name in config.providers})
+
+
+def _offers(config: Config, catalog: Catalog) -> Offers:
+    offers = [
+        Offer(name, alias.provider, config.providers[alias.provider].api, alias.model)
+        for name, alias in config.aliases.items()
+    ]
+    for name, provider in config.providers.items():
+        names = dict.fromkeys((*provider.models, *catalog.names(name)))
+        offers += [Offer(model, name, provider.api, model) for model in names if model not in config.aliases]
+    return Offers(tuple(offers))
+
+
+def _timeouts(config: Config) -> Timeouts:
+    classes = {
+        name: TimeoutClass(name, given.first_byte, given.total) for name, given in config.timeouts.classes.items()
+    }
+    by_model = tuple((glob, classes[name]) for glob, name in config.timeouts.models.items())
+    return Timeouts(classes[config.timeouts.default], by_model)
+
+
+def _overrides(config: Config) -> tuple[Override, ...]:
+    return tuple(
+        Override(
+            given.provider,
+            given.model,
+            Rates(
+                input=given.input,
+                output=given.output,
+                cached_input=given.cached_input,
+                cache_write=given.cache_write,
+                reasoning=given.reasoning,
+            ),
+        )
+        for given in config.pricing.overrides
+    )
