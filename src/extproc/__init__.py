@@ -1,0 +1,1 @@
+"""extproc: an LLM egress gateway. Envoy does the network, this sidecar the policy."""

@@ -44,11 +44,19 @@ class Rejection(Exception):
 
     `status` is the HTTP status the vendor itself would use in the like case, so that its SDK retries (or does not) as
     it should. `message` is shown to the caller: it never holds a header value, a body value or an exception's text.
-    `param` is the JSON path of the offending field (`messages[0].content`), where there is one. `retry_after` is in seconds.
+    `param` is the JSON path of the offending field (`messages[0].content`), where there is one. `retry_after` is in
+    seconds. `detail` is for the operator's record only (Envoy's response code details).
     """
 
-    def __init__(
-        self, status: int, code: ErrorCode, message: str, *, param: str | None = None, retry_after: int | None = None
+    def __init__(  # noqa: PLR0913  one value each for the wire, the caller and the operator
+        self,
+        status: int,
+        code: ErrorCode,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        detail: str = "",
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.status: Final = status
@@ -56,6 +64,7 @@ class Rejection(Exception):
         self.message: Final = message
         self.param: Final = param
         self.retry_after: Final = retry_after
+        self.detail: Final = detail
 
 
 class ProtocolError(Exception):

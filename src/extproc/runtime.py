@@ -34,9 +34,9 @@ ORDER: tuple[type[Policy], ...] = (
     AliasPolicy,  # before authorize: access is judged on what the name resolves to
     AuthorizePolicy,
     ModelsPolicy,
-    TimeoutsPolicy,
     PricePolicy,
     MeterPolicy,
+    TimeoutsPolicy,  # first on the way back: a piece that comes too late is not read, so the stream ends where it stood
 )
 
 
@@ -51,7 +51,8 @@ class Runtime(msgspec.Struct, frozen=True):
 def build(config: Config, generation: int = 1) -> Runtime:
     """Compile a valid configuration. Raises nothing: what can be wrong was refused by `config.load`."""
     grants = Grants(tuple(_rule(rule) for rule in config.access))
-    catalog = Catalog(_overrides(config))
+    apis = {name: provider.api for name, provider in config.providers.items()}
+    catalog = Catalog(_overrides(config), apis)
     parts: dict[type[Policy], Callable[[], Policy]] = {
         EndpointPolicy: partial(EndpointPolicy, _surfaces(config)),
         ScrubPolicy: partial(ScrubPolicy, config.labels.max_length),
@@ -61,7 +62,7 @@ def build(config: Config, generation: int = 1) -> Runtime:
         ModelsPolicy: partial(ModelsPolicy, _offers(config, catalog), grants),
         TimeoutsPolicy: partial(TimeoutsPolicy, _timeouts(config)),
         PricePolicy: partial(PricePolicy, catalog),
-        MeterPolicy: partial(MeterPolicy, MeterLimits(config.limits.response_body, config.limits.stream_event)),
+        MeterPolicy: partial(MeterPolicy, MeterLimits(config.limits.response_body)),
     }
     factories = tuple(parts[kind] for kind in ORDER)
     return Runtime(config, Setup(factories, Hooks(ORDER), config.limits.request_body), generation)
@@ -97,7 +98,7 @@ def _aliases(config: Config) -> Aliases:
 
 def _offers(config: Config, catalog: Catalog) -> Offers:
     offers = [
-        Offer(name, alias.provider, config.providers[alias.provider].api, alias.model)
+        Offer(name, alias.provider, config.providers[alias.provider].api, alias.model, alias=True)
         for name, alias in config.aliases.items()
     ]
     for name, provider in config.providers.items():

@@ -68,8 +68,8 @@ def envoy_version(path: Path) -> tuple[int, int, int]:
 def envoy_command(path: Path, *, concurrency: int, drain: float) -> list[str]:
     """Make the command line that runs Envoy in a state folder (its working directory).
 
-    `drain`: seconds; not shorter than the longest stream, as a changed listener cuts its open streams after that. An unknown field in an xDS file is refused, where Envoy's default is a warning. Envoy asks the kernel for SIGTERM
-    when the *thread* that started it ends: start it from the main thread.
+    `drain`: seconds; not shorter than the longest stream, as a changed listener cuts its open streams after that. An
+    unknown field in an xDS file is refused, where Envoy's default is a warning. Without hot restart, several may run here.
     """
     return [
         *(str(path), "-c", BOOTSTRAP, "--reject-unknown-dynamic-fields", "--disable-hot-restart"),

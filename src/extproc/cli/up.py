@@ -1,5 +1,7 @@
-"""`extproc up`: everything on one machine. Certificates, a first key, simulated vendors where there is no vendor key,
-workers, Envoy, metrics; then it says how to point an SDK here. Ctrl-C drains, a second Ctrl-C ends at once.
+"""`extproc up`: everything on one machine.
+
+Certificates, a first key, simulated vendors where there is no vendor key, workers, Envoy, metrics; then it says how to
+point an SDK here. Ctrl-C drains, a second Ctrl-C ends at once.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from extproc.bootstrap import Place, Sidecar, make_writer, set_up_logging
 from extproc.cli.facts import gateway_facts, idle_times
 from extproc.cli.output import FAILED, OK, say
 from extproc.cli.place import add_place, config_path, read_config, state_folder
-from extproc.cli.simulators import Simulated, start_simulators
+from extproc.cli.simulators import Simulated, Simulators
 from extproc.cli.try_call import LOG_NAME
 from extproc.config import Config
 from extproc.errors import ConfigError
@@ -136,8 +138,9 @@ async def _run(settings: Settings, made: Made) -> int:
     binary = find_envoy()
     version = envoy_version(binary)
     _secrets(settings)
-    settings.simulated = await start_simulators(settings.place.state, settings.config)
+    simulators = Simulators(settings.place.state, settings.config)
     try:
+        settings.simulated = await simulators.start(settings.folder / "sds")
         _render(settings, binary)
         sidecar = Sidecar(settings.place, settings.config)
         drain = settings.config.workers.drain
@@ -145,8 +148,7 @@ async def _run(settings: Settings, made: Made) -> int:
         envoy = EnvoyProcess(command, settings.folder, ("127.0.0.1", settings.ports["admin"]))
         return await _Machine(sidecar, envoy, drain).run(lambda: _tell(settings, made, version))
     finally:
-        for simulated in settings.simulated.values():
-            simulated.stop()
+        simulators.stop()
 
 
 def _secrets(settings: Settings) -> None:
@@ -182,7 +184,7 @@ def _upstream(settings: Settings, name: str) -> Upstream:
     provider = settings.config.providers[name]
     simulated = settings.simulated.get(name)
     if simulated is not None:
-        return Upstream(Address("127.0.0.1", simulated.port), simulated.ca, provider.hosts[0])
+        return Upstream(Address("127.0.0.1", simulated.port), simulated.ca, simulated.server_name)
     if provider.upstream is None:
         return Upstream()
     host, port = split_address(provider.upstream.address)
@@ -249,8 +251,8 @@ def _tell(settings: Settings, made: Made, version: tuple[int, int, int]) -> None
         "",
         "  TLS interception  " + f"{bind}:{ports['intercept']}",
         "  HTTPS_PROXY       " + f"http://{bind}:{ports['connect']}",
-        "  base URL          "
-        f"http://{bind}:{ports['base_url']}/v1   (TLS: https://localhost:{ports['base_url_tls']}/v1)",
+        "  base URL          " + f"http://{bind}:{ports['base_url']}/v1",
+        "  base URL by TLS   " + f"https://localhost:{ports['base_url_tls']}/v1",
         "  redirect          " + f"{bind}:{ports['redirect']}",
         "  metrics           " + f"http://{settings.config.metrics.address}/metrics",
         "  Envoy admin       " + f"http://127.0.0.1:{ports['admin']}",

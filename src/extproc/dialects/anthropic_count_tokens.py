@@ -8,8 +8,8 @@ import msgspec
 
 from extproc.dialects.anthropic_errors import anthropic_error
 from extproc.dialects.anthropic_messages import MessagesRequest
+from extproc.dialects.counting import count, known
 from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
-from extproc.dialects.openai_usage import count, known
 from extproc.dialects.reading import JsonReader, parse
 from extproc.errors import Rejection
 from extproc.usage import Usage

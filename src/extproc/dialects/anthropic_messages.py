@@ -10,8 +10,8 @@ import orjson
 
 from extproc.dialects import checks, sse
 from extproc.dialects.anthropic_errors import anthropic_error, error_body
+from extproc.dialects.counting import count, details, known
 from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
-from extproc.dialects.openai_usage import count, details, known
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
 from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
 from extproc.dialects.spans import is_array, is_object

@@ -6,27 +6,9 @@ Rules: the vendor's API reference; compatible vendors differ only in where they 
 
 from __future__ import annotations
 
+from extproc.dialects.counting import count, details, known
 from extproc.dialects.spans import is_object
 from extproc.usage import Usage
-
-
-def count(source: dict[str, object], name: str) -> int | None:
-    """A token count, or None where it is absent or no whole number."""
-    value = source.get(name)
-    if type(value) is float and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
-
-
-def details(source: dict[str, object], name: str) -> dict[str, object]:
-    """A nested object; empty where absent."""
-    value = source.get(name)
-    return value if is_object(value) else {}
-
-
-def known(usage: Usage) -> Usage | None:
-    """None where no count is known: an object with foreign keys only reports nothing."""
-    return None if usage == Usage() else usage
 
 
 def chat(raw: object) -> Usage | None:
@@ -35,6 +17,8 @@ def chat(raw: object) -> Usage | None:
         return None
     prompt = details(raw, "prompt_tokens_details")
     reasoning = count(details(raw, "completion_tokens_details"), "reasoning_tokens")
+    if reasoning is None:
+        reasoning = count(raw, "reasoning_tokens")  # models hosted by Azure
     read, written, total = (count(raw, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
     if reasoning and read is not None and written is not None and total == read + written + reasoning:
         written += reasoning  # xAI leaves reasoning out of completion_tokens

@@ -61,6 +61,6 @@ def local_reply(event: ResponseHeaders) -> Rejection | None:
             return None
     for prefix, (status, code, message) in _MEANING:
         if details.startswith(prefix):
-            return Rejection(status, code, message)
+            return Rejection(status, code, message, detail=details)
     status, code, message = _OTHER
-    return Rejection(status, code, message)
+    return Rejection(status, code, message, detail=details)

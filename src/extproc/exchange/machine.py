@@ -117,10 +117,10 @@ class Exchange:
 
         Raises `ProtocolError` where the event may not come now; the host then ends the stream, which fails closed.
         """
-        if self._ending:
-            return self._after_end(event)
         if self._phases.advance(event) is Step.IGNORE:
             return self._repeat(event)
+        if self._ending:
+            return self._after_end(event)
         try:
             if isinstance(event, RequestHeaders):
                 return (yield from self._request_headers(event))
@@ -166,11 +166,12 @@ class Exchange:
         if event.end:
             yield from self._commit(event.at)
             return self._go(())
+        duplex = self._modes.request is BodyMode.FULL_DUPLEX_STREAMED
         if draft.body_mode is not None:
             self._unread = True
             yield from self._commit(event.at)
-            return self._go((), mode=draft.body_mode)
-        if self._modes.request is BodyMode.FULL_DUPLEX_STREAMED:
+            return self._go((), mode=None if duplex else draft.body_mode)
+        if duplex:
             return ()
         if self._modes.request is not BodyMode.BUFFERED:
             raise ProtocolError(f"request_body_mode {self._modes.request.name} cannot be inspected: use BUFFERED")
@@ -214,7 +215,7 @@ class Exchange:
         dialect = facts.endpoint.dialect if facts.endpoint is not None else None
         if dialect is not None and dialect.method == "POST":
             facts.request = dialect.read_request(body)
-        yield from self._run(self._setup.hooks.request_body, "request_body", RequestBody(at, body, True))
+        yield from self._run(self._setup.hooks.request_body, "request_body", RequestBody(at, body, end=True))
         draft.note("llm", **request_metadata(facts))
         edited = splice(body, draft.edits) if draft.edits else None
         if edited is not None:
@@ -243,7 +244,7 @@ class Exchange:
     def _response_headers(self, event: ResponseHeaders) -> Reply:
         response, draft = self.facts.response, self._response_draft
         status = event.headers.get(":status") or ""
-        response.status = int(status) if status.isdigit() else 0
+        response.status = int(status) if status.isdecimal() else 0
         response.started_at = event.at
         rejection = local_reply(event)
         if rejection is not None:
@@ -266,6 +267,8 @@ class Exchange:
     def _response_body(self, event: ResponseBody) -> tuple[Action, ...]:
         facts, draft, data = self.facts, self._response_draft, event.data
         response = facts.response
+        if self._response_mode is BodyMode.BUFFERED and not event.end:
+            event = ResponseBody(event.at, data, end=True)  # trailers follow: this is the whole body all the same
         if data and response.first_byte_at is None:
             response.first_byte_at = event.at
         response.bytes += len(data)
@@ -293,7 +296,7 @@ class Exchange:
         return self._response_draft.change() if self._response_mode is BodyMode.BUFFERED else HeaderChange()
 
     def _response_trailers(self, event: ResponseTrailers) -> tuple[Action, ...]:
-        tail = self._response_body(ResponseBody(event.at, b"", True))
+        tail = self._response_body(ResponseBody(event.at, b"", end=True))
         if self._modes.response is BodyMode.FULL_DUPLEX_STREAMED:
             first = cast("StreamBody", tail[0])
             rest = (StreamBody(request=False, data=first.data, end=False),) if first.data else ()
@@ -332,7 +335,8 @@ class Exchange:
         facts = self.facts
         facts.rejection = rejection
         ours = not rejection.code.value.startswith("provider_")
-        facts.outcome = Outcome.REFUSED if ours else Outcome.UNREACHABLE
+        answered = Outcome.PROVIDER_ERROR if facts.response.from_provider else Outcome.UNREACHABLE
+        facts.outcome = Outcome.REFUSED if ours else answered
         self._completed = True
         metadata = {"llm": {**request_metadata(facts), **final_metadata(facts)}}
         if self._released:
@@ -341,10 +345,8 @@ class Exchange:
         api = facts.endpoint.api if facts.endpoint is not None else ""
         shaped = registry.error(api, rejection)
         facts.response.status = shaped.status
-        headers = [*shaped.headers, (ERROR_HEADER, rejection.code.value)]
-        if rejection.retry_after is not None:
-            headers.append(("retry-after", str(rejection.retry_after)))
-        return (Answer(shaped.status, tuple(headers), shaped.body, rejection.code.value, metadata),)
+        headers = (*shaped.headers, (ERROR_HEADER, rejection.code.value))
+        return (Answer(shaped.status, headers, shaped.body, rejection.code.value, metadata),)
 
     def _refuse_late(self, rejection: Rejection, metadata: Metadata) -> tuple[Action, ...]:
         """Response headers are out: end the stream with a vendor-shaped event where the format has one."""
@@ -367,7 +369,9 @@ class Exchange:
                 return (ContinueBody(request=False, data=b""),)
             self._phases.close()
             return (Reset("stream_ended_by_policy"),)
-        return (ContinueTrailers(request=isinstance(event, RequestTrailers)),)
+        if isinstance(event, RequestTrailers | ResponseTrailers):
+            return (ContinueTrailers(request=isinstance(event, RequestTrailers)),)
+        raise ProtocolError(f"{type(event).__name__} after the last event of the answer")
 
     def _repeat(self, event: Event) -> tuple[Action, ...]:
         """A harmless repeat gets the harmless answer; after a close Envoy waits for none."""

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from extproc.exchange.facts import Cost, Facts, Outcome
+from extproc.exchange.facts import Cost, Facts, Outcome, UsageSource
 from extproc.usage import Usage
 
 
@@ -83,7 +83,9 @@ def make_record(facts: Facts, ended: Ended) -> Record:
         status=response.status,
         outcome=facts.outcome.value,
         error=rejection.code.value if rejection is not None else "",
-        error_detail=rejection.message if rejection is not None else ((reader.error or "") if reader else ""),
+        error_detail=(rejection.detail or rejection.message)
+        if rejection is not None
+        else ((reader.error or "") if reader else ""),
         key_id=caller.key_id if caller is not None else "",
         team=caller.team if caller is not None else "",
         app=caller.app if caller is not None else "",
@@ -123,9 +125,8 @@ def final_metadata(facts: Facts) -> dict[str, object]:
     values: dict[str, object] = {"final": True, "outcome": facts.outcome.value}
     if facts.rejection is not None:
         values.update(decision="refuse", error=facts.rejection.code.value)
-    values.update(usage_metadata(facts.usage))
-    if facts.usage is not None:
-        values["usage_source"] = facts.usage_source.value
+    if facts.usage is not None and facts.usage_source is not UsageSource.NONE:  # a count of tokens uses none
+        values.update(usage_metadata(facts.usage), usage_source=facts.usage_source.value)
     if facts.cost is not None and facts.cost.amount is not None:
         values["cost_microusd"] = int((facts.cost.amount * 1_000_000).to_integral_value())
     elif facts.cost is not None and facts.outcome is Outcome.OK and facts.cost.reason:

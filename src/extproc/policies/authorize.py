@@ -48,6 +48,9 @@ class AuthorizePolicy(Policy):
             raise Rejection(
                 403, ErrorCode.POLICY_PROVIDER_NOT_ALLOWED, f"This key may not use the provider {target.provider}."
             )
+        if facts.endpoint is not None and facts.endpoint.dialect is None:
+            self._any_model(target.provider)
+            return
         if facts.request is None or facts.request.model is None:
             return
         if not allows(self._rules, target.provider, (facts.request.model, target.model)):
@@ -56,4 +59,13 @@ class AuthorizePolicy(Policy):
                 ErrorCode.POLICY_MODEL_NOT_ALLOWED,
                 "The model in this request does not exist or this key does not have access to it.",
                 param="model",
+            )
+
+    def _any_model(self, provider: str) -> None:
+        """What is not read may name any model, so that only a rule for all models covers it. Raises 403."""
+        if not any(matches(rule.providers, provider) and "*" in rule.models for rule in self._rules):
+            raise Rejection(
+                403,
+                ErrorCode.POLICY_ENDPOINT_NOT_ALLOWED,
+                "This key may use certain models only, and this gateway does not read the model of calls to this path.",
             )

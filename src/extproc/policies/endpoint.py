@@ -5,8 +5,8 @@ An unknown path on a known host follows the provider's rule: `refuse` (default) 
 
 from __future__ import annotations
 
-from typing import ClassVar
-from urllib.parse import parse_qsl, urlencode
+from typing import ClassVar, Final
+from urllib.parse import unquote, unquote_plus
 
 import msgspec
 
@@ -21,6 +21,7 @@ from extproc.exchange.policy import Policy
 
 # query parameters in which vendors accept keys: they carry the caller's credential and never go on
 KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
+_LONGEST_SHOWN: Final = 200  # characters of a path that a refusal repeats
 
 
 class Surface(msgspec.Struct, frozen=True):
@@ -53,13 +54,25 @@ class Surfaces(msgspec.Struct, frozen=True):
 def without_keys(path: str) -> str:
     """The path without query parameters that carry keys; the very same string where there are none."""
     bare, mark, query = path.partition("?")
-    if not mark or not any(name in query.lower() for name in ("key", "token")):
+    if not mark:
         return path
-    pairs = parse_qsl(query, keep_blank_values=True)
-    kept = [(name, value) for name, value in pairs if name.lower() not in KEY_PARAMETERS]
-    if len(kept) == len(pairs):
+    fields = query.split("&")
+    kept = [field for field in fields if unquote_plus(field.partition("=")[0]).lower() not in KEY_PARAMETERS]
+    if len(kept) == len(fields):
         return path
-    return f"{bare}?{urlencode(kept)}" if kept else bare
+    return f"{bare}?{'&'.join(kept)}" if kept else bare
+
+
+def plain(path: str) -> str:
+    """The path as a lenient server may read it: decoded, lower case, without doubled or last slashes and parameters."""
+    parts: list[str] = []
+    for part in unquote(unquote(path)).partition("#")[0].replace("\\", "/").lower().split("/"):
+        name = part.partition(";")[0].strip()
+        if name == "..":
+            del parts[-1:]
+        elif name not in ("", "."):
+            parts.append(name)
+    return "/" + "/".join(parts)
 
 
 class EndpointPolicy(Policy):
@@ -94,7 +107,8 @@ class EndpointPolicy(Policy):
             draft.set[":path"] = vendor_path
 
     def _unknown(self, surface: Surface, method: str, bare: str, draft: Draft) -> None:
-        if surface.passthrough:
+        # another spelling of a path that is read must not go around the reading
+        if surface.passthrough and not (method == "POST" and registry.methods(surface.api, plain(bare))):
             draft.body_mode = BodyMode.STREAMED
             return
         allowed = registry.methods(surface.api, bare)
@@ -102,13 +116,13 @@ class EndpointPolicy(Policy):
             raise Rejection(
                 405,
                 ErrorCode.CALLER_METHOD_NOT_ALLOWED,
-                f"Not allowed to {method} on {bare}: use {', '.join(allowed)}.",
+                f"Not allowed to {method} on {bare[:_LONGEST_SHOWN]}: use {', '.join(allowed)}.",
             )
         raise Rejection(
             404,
             ErrorCode.CALLER_UNKNOWN_PATH,
-            f"Unknown request URL: {method} {bare}. This gateway does not inspect this path and is set to refuse what it"
-            f" cannot inspect (unknown_paths of provider {surface.provider}).",
+            f"Unknown request URL: {method} {bare[:_LONGEST_SHOWN]}. This gateway does not inspect this path and refuses"
+            f" what it does not inspect (unknown_paths of provider {surface.provider}).",
         )
 
     @staticmethod

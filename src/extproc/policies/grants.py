@@ -11,7 +11,7 @@ from extproc.exchange.effects import Caller
 
 def matches(patterns: tuple[str, ...], value: str) -> bool:
     """Whether any glob matches, case-sensitively."""
-    return any(pattern == "*" or pattern == value or fnmatchcase(value, pattern) for pattern in patterns)
+    return any(pattern in ("*", value) or fnmatchcase(value, pattern) for pattern in patterns)
 
 
 class Rule(msgspec.Struct, frozen=True):

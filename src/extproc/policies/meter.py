@@ -6,15 +6,17 @@ out again. What was cut short is counted by us and marked as an estimate.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from typing import ClassVar, Final, cast
 
 import msgspec
 
-from extproc.dialects.encoding import Decoder, make_decoder
-from extproc.errors import ErrorCode, Rejection
+from extproc.dialects.dialect import ResponseReader
+from extproc.dialects.encoding import Decoder, decoder
+from extproc.errors import EffectError, ErrorCode, Rejection
 from extproc.exchange.actions import BodyMode
 from extproc.exchange.draft import Draft
-from extproc.exchange.effects import CountTokens, Steps
+from extproc.exchange.effects import CountTokens, Effect, Steps
 from extproc.exchange.events import RequestBody, ResponseBody, ResponseHeaders
 from extproc.exchange.facts import Facts, UsageSource
 from extproc.exchange.policy import Policy
@@ -24,6 +26,7 @@ from extproc.usage import Usage
 _STREAM_TYPES: Final = ("text/event-stream", "application/vnd.amazon.eventstream", "application/x-ndjson")
 # running counts go out as metadata once per this many content events: an aborted stream leaves the last of them
 _EVERY: Final = 32
+_BYTES_A_TOKEN: Final = 3  # fewer than text has on the average: an estimate that errs, errs high
 
 
 class MeterLimits(msgspec.Struct, frozen=True):
@@ -42,7 +45,9 @@ class MeterPolicy(Policy):
         """Built per exchange."""
         self._limits = limits
         self._strip = False
+        self._refused = False  # by the provider: it did no work
         self._decoder: Decoder | None = None
+        self._decoded = 0  # bytes
         self._published = 0
 
     def request_body(self, facts: Facts, event: RequestBody, draft: Draft) -> None:
@@ -55,14 +60,11 @@ class MeterPolicy(Policy):
     def response_headers(self, facts: Facts, event: ResponseHeaders, draft: Draft) -> None:
         """Choose how the body comes: BUFFERED only where its size is known and small (a larger one would hang)."""
         headers = event.headers
+        self._refused = facts.response.status >= 400
         length = headers.get("content-length")
-        size = int(length) if length is not None and length.isdigit() else None
+        size = int(length) if length is not None and length.isdecimal() else None
         if size is not None and size > self._limits.total:
-            raise Rejection(
-                502,
-                ErrorCode.PROVIDER_RESPONSE_TOO_LARGE,
-                f"The provider's answer is larger than {self._limits.total} bytes.",
-            )
+            raise self._too_large()
         dialect = facts.endpoint.dialect if facts.endpoint is not None else None
         if dialect is None or event.end:
             facts.usage_source = UsageSource.UNREAD if dialect is None else UsageSource.NONE
@@ -71,7 +73,7 @@ class MeterPolicy(Policy):
         stream = media in _STREAM_TYPES
         encoding = headers.get("content-encoding")
         if encoding is not None and encoding.strip().lower() != "identity":
-            self._decoder = make_decoder(encoding)
+            self._decoder = decoder(encoding, self._limits.total)
             draft.remove += ["content-encoding", "content-length"]
         facts.response.reader = dialect.reader(stream=stream, strip_usage=self._strip and stream)
         buffered = not stream and size is not None and size <= self._limits.buffer
@@ -83,18 +85,19 @@ class MeterPolicy(Policy):
         """Follow the body. Raises 502 over the size cap or for an encoding that cannot be undone."""
         response = facts.response
         if response.bytes > self._limits.total:
-            raise Rejection(
-                502,
-                ErrorCode.PROVIDER_RESPONSE_TOO_LARGE,
-                f"The provider's answer is larger than {self._limits.total} bytes.",
-            )
+            raise self._too_large()
         reader = response.reader
         if reader is None:
             return None
-        data = event.data if self._decoder is None else self._decoder.feed(event.data, end=event.end)
+        data = event.data
+        if self._decoder is not None:
+            data = self._decoder.feed(data, end=event.end)
+            self._decoded += len(data)
+            if self._decoded > self._limits.total:
+                raise self._too_large()
         out = reader.feed(data, end=event.end)
         if event.end or reader.finished:
-            self._settle(facts)
+            self._settle(facts, reader)
         elif reader.events - self._published >= _EVERY:
             self._published = reader.events
             known = reader.usage or Usage()
@@ -102,40 +105,62 @@ class MeterPolicy(Policy):
             draft.note("llm", usage_source=UsageSource.ESTIMATED.value, **counts)
         return out
 
+    def _too_large(self) -> Rejection:
+        message = f"The provider's answer is larger than {self._limits.total} bytes."
+        return Rejection(502, ErrorCode.PROVIDER_RESPONSE_TOO_LARGE, message)
+
     @staticmethod
-    def _settle(facts: Facts) -> None:
-        reader = facts.response.reader
-        if reader is not None and reader.usage is not None and reader.finished:
+    def _settle(facts: Facts, reader: ResponseReader) -> None:
+        if reader.usage is not None and reader.finished:
             facts.usage = reader.usage
-            facts.usage_source = UsageSource.REPORTED
+            billable = facts.endpoint is None or facts.endpoint.dialect is None or facts.endpoint.dialect.billable
+            facts.usage_source = UsageSource.REPORTED if billable else UsageSource.NONE
 
     def finish(self, facts: Facts) -> Steps | None:
         """Count what no vendor reported: an answer cut short, or a success without usage."""
-        endpoint, request, response = facts.endpoint, facts.request, facts.response
-        if facts.usage_source in (UsageSource.REPORTED, UsageSource.UNREAD) or request is None or endpoint is None:
+        endpoint, request = facts.endpoint, facts.request
+        if facts.usage_source is UsageSource.REPORTED or endpoint is None or not self._reached(facts):
             return None
-        dialect = endpoint.dialect
-        failed = response.status >= 400 or (response.status == 0 and facts.rejection is not None)
-        if dialect is None or not dialect.billable or facts.target is None or failed:
+        if endpoint.dialect is None:
+            facts.usage_source = UsageSource.UNREAD
             return None
-        if facts.rejection is not None and not response.from_provider:
+        if request is None or not endpoint.dialect.billable or self._refused:
             return None
         return self._estimate(facts)
 
     @staticmethod
+    def _reached(facts: Facts) -> bool:
+        """Whether the provider may have worked: it answered, was too slow to, or the exchange ended before it could."""
+        if facts.target is None:
+            return False
+        rejection = facts.rejection
+        return rejection is None or facts.response.from_provider or rejection.code is ErrorCode.PROVIDER_TIMEOUT
+
+    @staticmethod
     def _estimate(facts: Facts) -> Steps:
-        request, target, reader = facts.request, facts.target, facts.response.reader
+        request, target, reader, response = facts.request, facts.target, facts.response.reader, facts.response
         if request is None or target is None:
             return
         partial = reader.usage if reader is not None and reader.usage is not None else Usage()
         facts.usage_source = UsageSource.ESTIMATED
-        facts.usage = partial
         read = partial.input
         if read is None:
-            texts = [span.value for span in request.texts()]
-            read = cast("int", (yield CountTokens(target.model, texts)))
+            read = yield from _count(target.model, [span.value for span in request.texts()])
         facts.usage = msgspec.structs.replace(partial, input=read)
-        if reader is not None:
-            written = cast("int", (yield CountTokens(target.model, reader.output_texts())))
-            output = max(written, partial.output or 0)
-            facts.usage = msgspec.structs.replace(partial, input=read, output=output)
+        operation = facts.endpoint.dialect.operation if facts.endpoint is not None and facts.endpoint.dialect else ""
+        if reader is None or operation != "chat":
+            return
+        texts = reader.output_texts()
+        written = yield from _count(target.model, texts)
+        if not texts and not reader.finished and not facts.stream:
+            written = response.bytes // _BYTES_A_TOKEN  # the beginning of a JSON body, which cannot be read
+        output = max(written, partial.output or 0, reader.events)
+        facts.usage = msgspec.structs.replace(partial, input=read, output=output)
+
+
+def _count(model: str, texts: Sequence[str]) -> Generator[Effect, object, int]:
+    """Tokens of `texts`; by their length where they cannot be counted, since a call that was made is never free."""
+    try:
+        return cast("int", (yield CountTokens(model, texts)))
+    except EffectError:
+        return sum(len(text.encode()) for text in texts) // _BYTES_A_TOKEN + 1

@@ -33,7 +33,6 @@ _OTHERS: Final = frozenset(
         "proxy-connection",
         "forwarded",
         "via",
-        "x-request-id",
         "traceparent",
         "tracestate",
         "x-real-ip",
@@ -41,6 +40,9 @@ _OTHERS: Final = frozenset(
         "baggage",
     }
 )
+# Envoy's own, set at the edge and removed by the inner hop: without x-forwarded-proto its router finds no route, and
+# x-request-id ties its log lines together
+_KEPT: Final = frozenset({"x-forwarded-proto"})
 _PREFIXES: Final = ("x-llm-", "x-llmi-", "x-envoy-", "x-forwarded-", "x-b3-")
 
 LABELS: Final = {
@@ -73,5 +75,5 @@ class ScrubPolicy(Policy):
                 value = clean_label(event.headers.get(name) or "", self._max_length)
                 if value:
                     facts.labels[LABELS[name]] = value
-            if name in CREDENTIALS or name in _OTHERS or name.startswith(_PREFIXES):
+            if name in CREDENTIALS or name in _OTHERS or (name.startswith(_PREFIXES) and name not in _KEPT):
                 draft.remove.append(name)

@@ -9,6 +9,7 @@ seen      one request as it arrived: raw header fields in order, body, protocol,
 """
 
 from extproc.sim.answer import SimAnswer
-from extproc.sim.vendors import answer_request, synthetic
+from extproc.sim.server import Settings, Simulator, run
+from extproc.sim.vendors import Vendors, answer_request, synthetic
 
-__all__ = ["Settings", "SimAnswer", "Simulator", "answer_request", "run", "synthetic"]
+__all__ = ["Settings", "SimAnswer", "Simulator", "Vendors", "answer_request", "run", "synthetic"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import orjson
-
 from extproc.sim.answer import SimAnswer, json_answer, named_event, sse_answer
 from extproc.sim.openai_chat import chosen_tool
 from extproc.sim.text import (
@@ -24,8 +22,8 @@ from extproc.sim.text import (
 )
 
 MODELS: Final = {
-    "claude-opus-4-5": "Claude Opus 4.5",
-    "claude-sonnet-4-5": "Claude Sonnet 4.5",
+    "claude-opus-4-8": "Claude Opus 4.8",
+    "claude-sonnet-4-6": "Claude Sonnet 4.6",
     "claude-haiku-4-5": "Claude Haiku 4.5",
 }
 
@@ -39,7 +37,7 @@ def messages(body: Json, hints: Hints) -> SimAnswer:
     output, tool = reply(last_user_text(said), limit, hints), _tool(body, said)
     spoken = len(tool.pieces) + 20 if tool else len(output.pieces)
     usage = _usage(body, spoken, hints)
-    number = identifier("msg_", orjson.dumps(body))
+    number = identifier("msg_", hints.seed)
     message: dict[str, Any] = {"model": body["model"], "id": number, "type": "message", "role": "assistant"}
     reason = "tool_use" if tool else "max_tokens" if output.truncated else "end_turn"
     if body.get("stream") is True:
@@ -49,7 +47,7 @@ def messages(body: Json, hints: Hints) -> SimAnswer:
     return json_answer(message)
 
 
-def count(body: Json, hints: Hints) -> SimAnswer:
+def count(body: Json, _hints: Hints) -> SimAnswer:
     """The answer to POST /v1/messages/count_tokens."""
     _checked(body)
     return json_answer({"input_tokens": _prompt(body)})
@@ -102,7 +100,7 @@ def _usage(body: Json, spoken: int, hints: Hints) -> dict[str, Any]:
     """`input_tokens` leaves out what was read from or written to a cache; a request that marks a cache writes half."""
     total = _prompt(body)
     read = min(hints.cached, total)
-    written = total // 2 if not read and b'"cache_control"' in orjson.dumps(body) else 0
+    written = total // 2 if not read and b'"cache_control"' in hints.seed else 0
     return {
         "input_tokens": total - read - written,
         "cache_creation_input_tokens": written,

@@ -48,7 +48,10 @@ def model_of(body: Json) -> str:
 
 def chosen_tool(body: Json, name_at: tuple[str, ...]) -> tuple[str, object] | None:
     """The (name, schema) of the tool to call: the one that `tool_choice` names, else the first; None for no tool."""
-    tools = [_function(tool) for tool in body.get("tools") or [] if isinstance(tool, Mapping)]
+    offered = body.get("tools") or []
+    if not isinstance(offered, list):
+        raise BadRequestError("Invalid type for 'tools': expected an array.", "tools")
+    tools = [_function(tool) for tool in offered if isinstance(tool, Mapping)]
     named = [tool for tool in tools if isinstance(tool.get("name"), str)]
     choice = body.get("tool_choice")
     if not named or choice == "none":
@@ -112,7 +115,7 @@ def _turn(body: Json, hints: Hints) -> _Turn:
     spoken = len(tool.pieces) + 4 if tool else len(output.pieces)
     prompt = count_tokens(messages) + count_tokens(body.get("tools")) + 3
     usage = _usage(prompt, spoken * (positive(body, "n") or 1), reasoning_tokens(model), hints)
-    return _Turn(body, model, identifier("chatcmpl-", orjson.dumps(body)), output, tool, usage)
+    return _Turn(body, model, identifier("chatcmpl-", hints.seed), output, tool, usage)
 
 
 def _structured(body: Json, limit: int | None) -> Output | None:

@@ -80,7 +80,7 @@ def _turn(body: Json, hints: Hints) -> _Turn:
         "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": prompt + spoken,
     }
-    return _Turn(body, model, identifier("resp_", orjson.dumps(body), length=48), output, tool, usage)
+    return _Turn(body, model, identifier("resp_", hints.seed, length=48), output, tool, usage)
 
 
 def _structured(body: Json, limit: int | None) -> Output | None:

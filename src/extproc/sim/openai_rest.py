@@ -16,7 +16,7 @@ _DIMENSIONS: Final = {"text-embedding-3-large": 3072}
 _MAX_DIMENSIONS: Final = 4096
 
 
-def embeddings(body: Json, hints: Hints) -> SimAnswer:
+def embeddings(body: Json, _hints: Hints) -> SimAnswer:
     """The answer to POST /v1/embeddings: unit vectors, as numbers or base64 of little-endian float32."""
     model, asked = model_of(body), required(body, "input", object)
     tokenised = isinstance(asked, list) and all(isinstance(item, int) for item in asked)

@@ -30,8 +30,13 @@ class BadRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What the `x-sim-` header fields ask of a synthetic answer: its length in tokens, and the cached input tokens."""
+    """What a synthetic answer depends on beside the parsed body.
 
+    `seed` is the body's bytes, from which ids are made; the `x-sim-` header fields ask for a length in tokens, and
+    for cached input tokens.
+    """
+
+    seed: bytes = b""
     tokens: int | None = None
     cached: int = 0
 
@@ -75,13 +80,17 @@ def split_tokens(text: str) -> tuple[str, ...]:
 
 def count_tokens(value: object) -> int:
     """A plausible number of tokens: a quarter of the bytes of every string in `value`, 3 more a message or part."""
-    if isinstance(value, str):
-        return (len(value.encode()) + 3) // 4
-    if isinstance(value, Mapping):
-        return 3 + sum(count_tokens(item) for item in value.values())
-    if isinstance(value, list):
-        return sum(count_tokens(item) for item in value)
-    return 0
+    total, rest = 0, [value]
+    while rest:  # a loop: a request may nest deeper than Python's stack
+        item = rest.pop()
+        if isinstance(item, str):
+            total += (len(item.encode()) + 3) // 4
+        elif isinstance(item, Mapping):
+            total += 3
+            rest.extend(item.values())
+        elif isinstance(item, list):
+            rest.extend(item)
+    return total
 
 
 def reasoning_tokens(model: str) -> int:

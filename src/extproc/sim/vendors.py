@@ -42,6 +42,7 @@ _ANTHROPIC_TYPES: Final = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
+_MAX_TOKENS: Final = 100_000
 _UNPARSABLE: Final = "We could not parse the JSON body of your request."
 
 
@@ -86,7 +87,7 @@ def synthetic(endpoint: Endpoint, request: Json | bytes, headers: Mapping[str, s
     if not isinstance(body, Mapping):
         return _signed(api, error(api, 400, "The body must be a JSON object."), raw)
     try:
-        return _signed(api, _MAKERS[endpoint](body, _hints(headers or {})), raw)
+        return _signed(api, _MAKERS[endpoint](body, _hints(raw, headers or {})), raw)
     except BadRequestError as refusal:
         return _signed(api, error(api, 400, refusal.message, param=refusal.param), raw)
 
@@ -129,16 +130,19 @@ def error(api: Api, status: int, message: str, *, param: str | None = None) -> S
 def _models(api: Api, method: str, path: str) -> SimAnswer:
     if method != "GET":
         return error(api, 405, f"Not allowed to {method} on {path}.")
-    room = openai_rest if api == "openai" else anthropic
+    room: Any = openai_rest if api == "openai" else anthropic
     name = path.removeprefix("/v1/models").strip("/")
     if not name:
-        return room.models()
-    return room.model(name) or error(api, 404, f"The model '{name}' does not exist", param="model")
+        listed: SimAnswer = room.models()
+        return listed
+    found: SimAnswer | None = room.model(name)
+    return found or error(api, 404, f"The model '{name}' does not exist", param="model")
 
 
-def _hints(headers: Mapping[str, str]) -> Hints:
+def _hints(seed: bytes, headers: Mapping[str, str]) -> Hints:
     tokens, cached = headers.get("x-sim-tokens", ""), headers.get("x-sim-cached-tokens", "")
-    return Hints(min(int(tokens), 100_000) if tokens.isdecimal() else None, int(cached) if cached.isdecimal() else 0)
+    length = min(int(tokens), _MAX_TOKENS) if tokens.isdecimal() else None
+    return Hints(seed, length, int(cached) if cached.isdecimal() else 0)
 
 
 def _signed(api: Api, answer: SimAnswer, raw: bytes) -> SimAnswer:
