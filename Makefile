@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ENVOY_VENV := .venv-envoy
 PYTEST := $(BIN)/python -m pytest
-SOURCES := src tests scripts bench
+SOURCES := src tests scripts bench proto
 
-.PHONY: help setup run test check bench fmt golden proto lock docs clean
+.PHONY: help setup run test check bench fmt proto lock docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,7 @@ run: setup ## set up and run the gateway on this machine (Ctrl-C drains)
 	$(BIN)/extproc up $(ARGS)
 
 test: setup ## set up and run all tests
+	@sh scripts/system.sh
 	$(PYTEST) $(ARGS)
 
 check: setup ## format, lint, types, import contracts, generated files
@@ -37,7 +38,7 @@ check: setup ## format, lint, types, import contracts, generated files
 	$(BIN)/ruff check --quiet $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/proto.py --check
+	$(BIN)/python proto/generate.py --check
 	$(BIN)/python scripts/config_reference.py --check
 	$(BIN)/python scripts/metrics_reference.py --check
 
@@ -48,11 +49,11 @@ fmt: setup ## format and fix
 	$(BIN)/ruff format --quiet $(SOURCES)
 	$(BIN)/ruff check --quiet --fix $(SOURCES)
 
-golden: setup ## write the golden files again, then look at the diff
-	$(PYTEST) -q -m golden --golden-update
+golden: setup ## write the golden files again; look at the diff before you commit it
+	GOLDEN_UPDATE=1 $(PYTEST) -q tests/golden
 
 proto: setup ## compile proto/ again
-	$(BIN)/python scripts/proto.py
+	$(BIN)/python proto/generate.py
 
 docs: setup ## write the generated references again
 	$(BIN)/python scripts/config_reference.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import orjson
@@ -18,7 +19,9 @@ SPACE = st.text(" \t\r\n", max_size=3)
 TRICKY = st.text('a":\\, {}[]\n\u00e9\u2028\U0001f600', max_size=6) | st.sampled_from(
     ["model", ":", '":', '\\":', "a\\", 'x" :', "\\"]
 )
-SCALAR = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | TRICKY
+SCALAR = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | TRICKY
+)
 
 
 @st.composite
@@ -95,7 +98,7 @@ def test_duplicate_keys_are_refused(body: bytes) -> None:
     [
         b"", b" ", b"{", b'{"a":1}x', b'{"a":1}{}', b'{"a":NaN}', b'{"a":Infinity}', b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}',
         b'{"a":"\\ud800"}', b'{"a":"\n"}', b'{"a":"\x00"}', b"[]", b'"x"', b"null", b"1", b'\xef\xbb\xbf{"a":1}', b"{'a':1}",
-        b'{"a":1,}', b'{"a":01}', b'{"a":.5}', b'{"a":+1}', b'{a:1}', b'{"a":1 // c\n}', b'{"a":tru}', b'{"a":"\\x"}',
+        b'{"a":1,}', b'{"a":01}', b'{"a":.5}', b'{"a":+1}', b"{a:1}", b'{"a":1 // c\n}', b'{"a":tru}', b'{"a":"\\x"}',
         b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", '{"a":1}'.encode("utf-16"),
     ],
 )  # fmt: skip
@@ -110,13 +113,12 @@ def test_deep_but_valid_nesting_never_crashes() -> None:
     """Depths up to the parser's limit are either read or refused, whichever parser gives up first."""
     for depth in range(200, 1100, 50):
         body = b'{"a":' * depth + b'{ "b" : 1 }' + b"}" * depth
-        try:
+        place = None
+        with contextlib.suppress(Rejection):
             spans.read_object(body)
-            found = spans.members(body)
-        except Rejection as refusal:
-            assert refusal.status == 400
-        else:
-            assert found["a"].end == len(body) - 1
+            place = spans.members(body)["a"]
+        assert place is None or place.end == len(body) - 1
+        assert place is not None or depth > 250
 
 
 def _check_places(body: bytes, node: spans.Node) -> None:

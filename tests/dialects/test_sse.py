@@ -13,7 +13,9 @@ from extproc.dialects import sse
 from extproc.errors import ErrorCode, Rejection
 
 LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
-LINE = st.sampled_from(["data: {}", "data:x", "data", "event: e", ": note", "id: 1", "retry: 5", "odd", "data:  two", ""])
+LINE = st.sampled_from(
+    ["data: {}", "data:x", "data", "event: e", ": note", "id: 1", "retry: 5", "odd", "data:  two", ""]
+)
 
 
 @st.composite

@@ -145,7 +145,9 @@ def test_response(case: tuple[Path, dict]) -> None:
     assert reader.usage == _expected(meta)
 
 
-@pytest.mark.parametrize("case", [case for case in RESPONSES if case[1]["files"]["response"].endswith(".sse")], ids=_name)
+@pytest.mark.parametrize(
+    "case", [case for case in RESPONSES if case[1]["files"]["response"].endswith(".sse")], ids=_name
+)
 def test_stripped_stream(case: tuple[Path, dict]) -> None:
     """With usage stripped, what goes on has none, is else the same, whatever the chunks; the usage is still read."""
     folder, meta = case

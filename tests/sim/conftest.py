@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from extproc.adapters.pki import Authority, Leaf, create_ca
+from extproc.sim import Settings, Simulator
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +31,10 @@ def trust(authority: Authority) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=authority.pem.decode())
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     return context
+
+
+@pytest.fixture
+async def sim(leaf: Leaf) -> AsyncIterator[Simulator]:
+    """Both vendors over TLS."""
+    async with Simulator("both", leaf, settings=Settings(control_port=0, grace=0.2)) as simulator:
+        yield simulator

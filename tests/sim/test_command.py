@@ -48,7 +48,8 @@ def test_serves_until_told_to_stop(tmp_path: Path) -> None:
                 with pytest.raises(httpx2.RemoteProtocolError):
                     client.get(url, headers=faults)
             with httpx2.Client(verify=trust, trust_env=False) as client:
-                with pytest.raises(httpx2.ReadError):
+                # the RST arrives, but a blocking ssl socket may report it as an end
+                with pytest.raises((httpx2.ReadError, httpx2.RemoteProtocolError)):
                     client.get(url, headers=faults)
                 assert client.get(url, headers={**faults, "x-sim-reset-after": "99999"}).http_version == "HTTP/1.1"
                 seen = client.get(f"http://127.0.0.1:{where['control_port']}/requests").json()

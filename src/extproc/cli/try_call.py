@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     state = state_folder(args)
     host, path, default = _VENDORS[args.api]
     model = args.model or default
+    since = datetime.now(UTC)
     try:
         key = _read(args.key or state / FIRST_KEY, "make one: extproc keys create, or start with extproc up").strip()
         bundle = state / CA_FOLDER / BUNDLE
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             ConfigError(args.proxy, f"no call: {error}", "is the gateway running? extproc up"), as_json=args.json
         )
     _explain(told, model)
-    record = _record(state / LOG_NAME, model)
+    record = _record(state / LOG_NAME, model, since)
     if record:
         say("6. On record (log line of the worker):")
         say("   " + json.dumps(record, ensure_ascii=False))
@@ -163,13 +165,15 @@ def _explain(told: Told, model: str) -> None:
     say(f"5. {told.status}{whose}: {told.body.strip()}")
 
 
-def _record(log: Path, model: str) -> dict[str, object]:
+def _record(log: Path, model: str, since: datetime) -> dict[str, object]:
     """The newest record of our own call; a record is written when Envoy has closed the stream, a moment later."""
+    began = since.isoformat()
     for _ in range(20):
         lines = log.read_text().splitlines()[-200:] if log.is_file() else []
         for line in reversed(lines):
             found: dict[str, object] = json.loads(line) if line.startswith("{") else {}
-            if found.get("event") == "exchange" and found.get("requested_model") == model:
+            fits = found.get("requested_model") == model and str(found.get("timestamp", "")) >= began
+            if found.get("event") == "exchange" and fits:
                 return found
         time.sleep(0.1)
     return {}

@@ -148,7 +148,10 @@ class MeterPolicy(Policy):
             read = yield from _count(target.model, [span.value for span in request.texts()])
         facts.usage = msgspec.structs.replace(partial, input=read)
         operation = facts.endpoint.dialect.operation if facts.endpoint is not None and facts.endpoint.dialect else ""
-        if reader is None or operation != "chat":
+        if operation != "chat":
+            return
+        if reader is None:  # not one byte came
+            facts.usage = msgspec.structs.replace(partial, input=read, output=0)
             return
         texts = reader.output_texts()
         written = yield from _count(target.model, texts)

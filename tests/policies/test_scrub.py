@@ -1,0 +1,124 @@
+"""What must not go on does not, and labels are read before they go."""
+
+from __future__ import annotations
+
+import pytest
+
+from extproc.exchange.effects import Caller
+from extproc.policies.scrub import clean_label
+from gateway import play
+from talk import CHAT, KEY, VENDOR_KEY, begin, call, forwarded
+
+NEVER = (
+    "authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key", "proxy-authorization",
+    "x-amz-security-token", "cookie", "accept-encoding", "forwarded", "via", "x-request-id", "traceparent", "tracestate",
+    "baggage", "x-forwarded-for", "x-forwarded-client-cert", "x-envoy-external-address", "x-envoy-retry-on",
+    "x-llm-feature", "x-llm-whatever", "x-llmi-class", "x-llmi-inner", "x-b3-traceid", "x-real-ip",
+)  # fmt: skip
+
+
+def test_everything_that_must_not_go_on_is_removed_by_name():
+    """Credentials, cookies, labels, our own and Envoy's headers, tracing."""
+    talk = play()
+    begin(
+        talk,
+        ("authorization", f"Bearer {KEY}"),
+        *((name, "v") for name in NEVER if "key" not in name and name != NEVER[0]),
+    )
+    out = forwarded(talk.body(CHAT))
+    gone = {name for name in NEVER if "key" not in name}
+
+    assert gone <= out.remove | set(out.set)
+    assert "v" not in out.set.values()
+
+
+@pytest.mark.parametrize("name", [name for name in NEVER if "key" in name])
+def test_a_key_of_the_vendor_beside_ours_goes_too(name):
+    """The inner hop attaches the right one."""
+    talk = play()
+    begin(talk, ("authorization", f"Bearer {KEY}"), (name, VENDOR_KEY))
+
+    assert {name, "authorization"} <= forwarded(talk.body(CHAT)).remove
+
+
+def test_what_is_not_there_is_not_removed():
+    """The mutation stays small."""
+    assert {"authorization"} == forwarded(call(play())).remove
+
+
+def test_the_sdks_own_headers_stay():
+    """The vendor's SDK talks to its vendor."""
+    out = forwarded(call(play(), x_stainless_lang="python", openai_beta="x", user_agent="OpenAI/Python", accept="*/*"))
+
+    assert not {"x-stainless-lang", "openai-beta", "user-agent", "accept", "content-type"} & out.remove
+
+
+def test_internal_headers_of_a_client_are_not_believed():
+    """The timeout class, the timeouts and the mark of an inner answer are ours to set."""
+    talk = play()
+    out = forwarded(
+        call(
+            talk,
+            x_llmi_class="long",
+            x_llmi_inner="no_healthy_upstream",
+            x_envoy_upstream_rq_timeout_ms="1",
+            x_envoy_upstream_rq_per_try_timeout_ms="1",
+            x_envoy_max_retries="99",
+        )
+    )
+
+    assert ("standard", "60000", "10000") == (
+        out.set["x-llmi-class"],
+        out.set["x-envoy-upstream-rq-timeout-ms"],
+        out.set["x-envoy-upstream-rq-per-try-timeout-ms"],
+    )
+    assert {"x-llmi-inner", "x-envoy-max-retries"} <= out.remove
+    assert "standard" == talk.finish().timeout_class
+
+
+def test_labels_are_read_bounded_and_stripped():
+    """64 characters by default; what could break a metric is an underscore."""
+    talk = play()
+    out = forwarded(
+        call(talk, x_llm_feature="search" + "x" * 100, x_llm_user='a b"{}\n', x_llm_prompt="p/1.2", x_llm_tenant="t")
+    )
+    record = talk.finish()
+
+    assert ("search" + "x" * 58, "a_b____", "p/1.2", "t") == tuple(
+        record.labels[name] for name in ("feature", "user", "prompt", "tenant")
+    )
+    assert {"x-llm-feature", "x-llm-user", "x-llm-prompt", "x-llm-tenant"} <= out.remove
+    assert record.labels.items() <= out.metadata["llm"].items()
+
+
+def test_labels_cannot_pass_for_the_identity():
+    """There is no header for team, app or key."""
+    talk = play()
+    out = forwarded(call(talk, x_llm_team="boss", x_llm_app="boss", x_llm_key_id="boss", x_llm_model="boss"))
+
+    assert ("demo", "app", "k1") == tuple(out.metadata["llm"][name] for name in ("team", "app", "key_id"))
+    assert {} == talk.finish().labels
+
+
+def test_the_keys_own_tenant_and_user_win_over_headers():
+    """A header is a claim, a key is a fact."""
+    talk = play(caller=Caller(key_id="k1", team="demo", app="app", tenant="acme", user="u1"))
+    call(talk, x_llm_tenant="evil", x_llm_user="root")
+    record = talk.finish()
+
+    assert ("acme", "u1") == (record.tenant, record.user)
+
+
+def test_the_first_of_repeated_labels_counts():
+    """One value, whatever is sent."""
+    talk = play()
+    begin(talk, ("authorization", f"Bearer {KEY}"), ("x-llm-user", "one"), ("x-llm-user", "two"))
+    talk.body(CHAT)
+
+    assert "one" == talk.finish().user
+
+
+@pytest.mark.parametrize("value", ["", "   ", "\t"])
+def test_an_empty_label_is_none(value):
+    """Not a label with an empty value."""
+    assert "" == clean_label(value, 10)
