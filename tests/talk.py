@@ -22,6 +22,8 @@ CHAT = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hi there"}
 CHAT_STREAM = b'{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"hi there"}]}'
 MESSAGES = b'{"model":"claude-haiku-4-5","max_tokens":9,"messages":[{"role":"user","content":"hi there"}]}'
 MESSAGES_STREAM = MESSAGES[:-1] + b',"stream":true}'
+SSE = "text/event-stream"
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}}
 CHAT_ANSWER = json.dumps(
     {
         "id": "c1",
@@ -139,3 +141,20 @@ def sent_on(actions: tuple[Action, ...], original: bytes) -> bytes:
     assert isinstance(action, ContinueBody), action
     assert not action.request
     return original if action.data is None else action.data
+
+
+def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
+    """`data` cut at these sizes, over and over."""
+    found, position, turn = [], 0, 0
+    while position < len(data):
+        found.append(data[position : position + sizes[turn % len(sizes)]])
+        position += len(found[-1])
+        turn += 1
+    return found or [b""]
+
+
+def streamed(talk, cut: list[bytes], **fields: str) -> bytes:
+    """Play the answer in these pieces; what the caller gets."""
+    talk.response(content_type=SSE, **fields)
+    out = [sent_on(talk.answer(piece, end=at == len(cut) - 1), piece) for at, piece in enumerate(cut)]
+    return b"".join(out)

@@ -93,7 +93,13 @@ def test_every_command_of_the_readme_runs(tmp_path):
     script = "set -eu\n" + "\n".join(line for line in lines[1:] if line not in ELSEWHERE) + "\n"
     with copied(tmp_path) as folder, made_to_run(folder, environment):
         done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+            ["bash", "-c", script],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     assert done.returncode == 0, done.stdout + done.stderr

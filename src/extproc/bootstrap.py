@@ -16,7 +16,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from extproc.adapters.fleet import Launch, Plan
+from extproc.adapters.fleet import Launch, Plan, StartError
 from extproc.adapters.grpc_server import Processor, make_server
 from extproc.adapters.health import Health
 from extproc.adapters.host import Host
@@ -25,7 +25,7 @@ from extproc.adapters.logs import LineWriter, configure
 from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics, clear_shared_values, share_values
 from extproc.adapters.metrics_server import MetricsServer
 from extproc.adapters.records import RecordLog
-from extproc.adapters.sockets import ParentLink
+from extproc.adapters.sockets import FolderLock, ParentLink
 from extproc.adapters.supervisor import Supervisor, log_event, stop_on_signals
 from extproc.adapters.tokens import Tokenizers
 from extproc.adapters.watch import Target, Watcher, read_file
@@ -38,6 +38,9 @@ WORKER_COMMAND: Final = "worker"
 # seconds that the supervisor waits beyond the worker's own drain before it kills
 _DRAIN_SLACK: Final = 5.0
 _SHARED: Final = "metrics"  # folder of the workers' shared values, under the state folder
+# what /healthz calls a file that was refused
+_REFUSED_CONFIG: Final = "configuration refused, the old one stays"
+_REFUSED_KEYS: Final = "key file refused, the old table stays"
 _TOKENS: Final = "tiktoken"  # tiktoken's cache, under the state folder
 
 
@@ -77,13 +80,47 @@ def _parse(place: Place, data: bytes) -> Config:
     return load(data, str(place.config), base=place.config.absolute().parent)
 
 
+def own(place: Place) -> FolderLock:
+    """Make the state folder, and give the lock that keeps a second gateway out of it: it would overwrite Envoy's files.
+
+    Entering the lock raises `ConfigError` where another process has it.
+    """
+    place.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return FolderLock(place.state)
+
+
+def open_keys(config: Config) -> tuple[FileKeyStore, bytes]:
+    """The key table and the bytes it came from. Raises `ConfigError` where the pepper or the key file cannot be used."""
+    store = FileKeyStore(Hasher(read_pepper(config.keys.pepper, os.environ)))
+    data = read_key_file(Path(config.keys.file))
+    store.apply(data)
+    return store, data
+
+
+class _Troubles:
+    """What a worker was given and could not take: told to the supervisor, which shows it in /healthz until it is mended."""
+
+    def __init__(self, parent: ParentLink | None) -> None:
+        self._parent = parent
+        self._known: dict[str, str] = {}
+
+    def note(self, what: str, reason: str = "") -> None:
+        """`reason` empty: `what` is in order."""
+        if not reason and what not in self._known:
+            return
+        self._known[what] = reason
+        if self._parent is not None:
+            self._parent.report("; ".join(f"{name}: {text}" for name, text in self._known.items() if text))
+
+
 class _Reload:
     """Brings a changed gateway.yaml live: parse and compile in a thread, swap on the loop, keep the old one on error."""
 
-    def __init__(self, place: Place, host: Host, state: StateMetrics) -> None:
+    def __init__(self, place: Place, host: Host, state: StateMetrics, troubles: _Troubles) -> None:
         self._place = place
         self._host = host
         self._state = state
+        self._troubles = troubles
         self._log = structlog.get_logger("extproc.config")
         self._watcher: Watcher[Config] | None = None
 
@@ -96,17 +133,20 @@ class _Reload:
         generation = self._host.current.generation + 1
         self._host.current = build(config, generation)
         self._state.config(generation=generation, ok=True, at=time.time())
+        self._troubles.note(_REFUSED_CONFIG)
         self._log.info("configuration is live", generation=generation)
 
     def _failed(self, error: ConfigError) -> None:
         generation = self._host.current.generation
         self._state.config(generation=generation, ok=False, at=time.time())
+        self._troubles.note(_REFUSED_CONFIG, str(error))
         self._log.error("configuration refused, the old one stays", reason=str(error), generation=generation)
 
 
 def _key_watcher(
-    config: Config, store: FileKeyStore, state: StateMetrics, seen: bytes
+    config: Config, keys: tuple[FileKeyStore, bytes], state: StateMetrics, troubles: _Troubles
 ) -> Callable[[], Awaitable[None]]:
+    store, seen = keys
     log = structlog.get_logger("extproc.keys")
 
     def note(*, ok: bool) -> None:
@@ -115,11 +155,13 @@ def _key_watcher(
     def commit(rows: KeyRows) -> None:
         store.commit(rows)
         note(ok=True)
+        troubles.note(_REFUSED_KEYS)
         log.info("key table is live", keys=store.status().keys)
 
     def failed(error: ConfigError) -> None:
         store.refuse(error)
         note(ok=False)
+        troubles.note(_REFUSED_KEYS, str(error))
         log.error("key file refused, the old table stays", reason=str(error))
 
     note(ok=True)
@@ -127,36 +169,37 @@ def _key_watcher(
     return Watcher(Path(config.keys.file), target, seen=seen, read=read_key_file).run
 
 
-def _parts(place: Place, config: Config, data: bytes, writer: LineWriter) -> Parts:
+def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent: ParentLink | None) -> Parts:
     """Everything that one worker runs."""
+    config, data = given
     registry = CollectorRegistry()
     state = StateMetrics(registry)
     metrics = MetricsSink(registry, config.labels.metric_values)
-    store = FileKeyStore(Hasher(read_pepper(config.keys.pepper, os.environ)))
-    keys = read_key_file(Path(config.keys.file))
-    store.apply(keys)
+    keys = open_keys(config)
     host = Host(
-        build(config), store, Tokenizers(place.state / _TOKENS), (RecordLog(writer, config.log.format), metrics)
+        build(config), keys[0], Tokenizers(place.state / _TOKENS), (RecordLog(writer, config.log.format), metrics)
     )
     host.gauge = metrics
     state.config(generation=1, ok=True, at=time.time())
     health = Health()
     server = make_server(Processor(host), (health.handler(),), config.limits.request_body)
-    watchers = (_Reload(place, host, state).watcher(data).run, _key_watcher(config, store, state, keys))
+    troubles = _Troubles(parent)
+    reload = _Reload(place, host, state, troubles).watcher(data)
+    watchers = (reload.run, _key_watcher(config, keys, state, troubles))
     return Parts(server, health, watchers, lambda: host.open, config.workers.drain)
 
 
 def run_worker(place: Place, launch: Launch) -> None:
     """Be one worker process until it is told to stop. Raises `ConfigError`."""
     share_values(place.state / _SHARED, launch.worker)
-    config, data = read_config(place)
+    given = read_config(place)
     writer = make_writer(place)
-    set_up_logging(config, writer)
+    set_up_logging(given[0], writer)
     structlog.contextvars.bind_contextvars(worker=launch.worker)
 
     async def main() -> None:
         parent = ParentLink(launch.control_fd) if launch.control_fd >= 0 else None
-        await Worker(_parts(place, config, data, writer), launch.socket, parent).run()
+        await Worker(_parts(place, given, writer, parent), launch.socket, parent).run()
 
     try:
         uvloop.run(main())
@@ -189,6 +232,7 @@ class Sidecar:
             drain=config.workers.drain + _DRAIN_SLACK,
         )
         self._address = config.metrics.address
+        self._log = place.log
         self.supervisor = Supervisor(plan, (log_event, FleetMetrics(registry, shared)))
         self._metrics = MetricsServer(shared, registry, self._health)
 
@@ -205,10 +249,13 @@ class Sidecar:
             running.result()
 
     async def run(self) -> None:
-        """Run until the supervisor was stopped and all workers have drained."""
+        """Run until the supervisor was stopped and all workers have drained. Raises `ConfigError` if no worker starts."""
         await self._metrics.start(self._address)
         try:
             await self.supervisor.run()
+        except StartError as error:
+            said = "in its lines above" if self._log is None else f"above and in {self._log}"
+            raise ConfigError("workers", str(error), f"the worker says why {said}") from error
         finally:
             await self._metrics.close()
 
@@ -216,6 +263,7 @@ class Sidecar:
 def serve(place: Place) -> None:
     """Run the sidecar alone, until SIGTERM. Raises `ConfigError`."""
     config, _ = read_config(place)
+    open_keys(config)
     writer = make_writer(place)
     set_up_logging(config, writer)
 
@@ -225,6 +273,7 @@ def serve(place: Place) -> None:
         await sidecar.run()
 
     try:
-        asyncio.run(main())
+        with own(place):
+            asyncio.run(main())
     finally:
         writer.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -40,6 +41,10 @@ ORDER: tuple[type[Policy], ...] = (
 )
 
 
+# the largest answer that is held back whole; longer ones stream through as they are read
+_BUFFERED: Final = 1 << 20
+
+
 class Runtime(msgspec.Struct, frozen=True):
     """One compiled configuration. An exchange keeps the one it began with."""
 
@@ -66,6 +71,11 @@ def build(config: Config, generation: int = 1) -> Runtime:
     }
     factories = tuple(parts[kind] for kind in ORDER)
     return Runtime(config, Setup(factories, Hooks(ORDER), config.limits.request_body), generation)
+
+
+def _meter_limits(config: Config) -> MeterLimits:
+    limits = config.limits
+    return MeterLimits(limits.response_body, limits.stream_event, min(_BUFFERED, limits.request_body))
 
 
 def _rule(rule: AccessRule) -> Rule:

@@ -22,3 +22,29 @@ def gateway(shared_gateway: Machine) -> Machine:
     """The running gateway, its vendors with no memory of earlier tests."""
     shared_gateway.forget()
     return shared_gateway
+
+
+TIGHT = """
+limits: {request_body: 1MiB, response_body: 2MiB}
+timeouts:
+  default: standard
+  classes:
+    standard: {first_byte: 10s, idle: 20s, total: 30s}
+    hasty: {first_byte: 0.5s, idle: 1s, total: 20s}
+    brief: {first_byte: 1s, idle: 2s, total: 1s}
+  models: {"hasty*": hasty, "brief*": brief}
+"""
+
+
+@pytest.fixture(scope="session")
+def shared_tight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """The gateway of `tight`."""
+    with running(tmp_path_factory.mktemp("tight"), extra=TIGHT, workers=1, alpn=("http/1.1",)) as machine:
+        yield machine
+
+
+@pytest.fixture
+def tight(shared_tight: Machine) -> Machine:
+    """A gateway with small limits and timeouts, before vendors that speak HTTP/1.1 only."""
+    shared_tight.forget()
+    return shared_tight

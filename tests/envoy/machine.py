@@ -77,18 +77,19 @@ def free_ports(count: int) -> list[int]:
 class SimThread:
     """Simulated vendors: one simulator per api, on an event loop in a thread."""
 
-    def __init__(self, authority: Authority, keys: dict[str, str]) -> None:
+    def __init__(self, authority: Authority, keys: dict[str, str], alpn: tuple[str, ...]) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simulator", daemon=True)
         self._authority = authority
         self._keys = keys
+        self._alpn = alpn
         self.sims: dict[str, Simulator] = {}
 
     def start(self) -> None:
         self._thread.start()
         for api, host in HOSTS.items():
             vendors = Vendors((api,), {api: (self._keys[api],)})
-            settings = Settings(vendors=vendors, certificate=self._authority.issue([host]), keep=5000)
+            settings = Settings(vendors=vendors, certificate=self._authority.issue([host]), keep=5000, alpn=self._alpn)
             self.sims[api] = Simulator(settings=settings)
             self.call(self.sims[api].start())
 
@@ -114,13 +115,17 @@ class SimThread:
 
 @dataclass
 class Machine:
-    """See the module text. `options`: more arguments for `up`; `prefix`: a command to run `up` in (a namespace)."""
+    """See the module text. `options`: more arguments for `up`; `prefix`: a command to run `up` in (a namespace).
+
+    `alpn`: what the vendors speak.
+    """
 
     folder: Path
     extra: str = LIMITS
     workers: int = 2
     options: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
+    alpn: tuple[str, ...] = ("h2", "http/1.1")
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +136,7 @@ class Machine:
         self.state = self.folder / "st"
         authority = create_ca(self.folder / "vendor-ca", "vendors of this test")
         self.vendor_ca = self.folder / "vendor-ca" / "ca.pem"
-        self.vendors = SimThread(authority, self.vendor_keys)
+        self.vendors = SimThread(authority, self.vendor_keys, self.alpn)
         self.process: subprocess.Popen[bytes] | None = None
 
     # ---- life

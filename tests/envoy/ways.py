@@ -102,3 +102,19 @@ async def collect(stream: Any) -> list[Any]:
     if isinstance(stream, Iterable):
         return list(stream)
     return [event async for event in stream]
+
+
+def raw(gateway: Machine, entry: str = "base_url", version: str = "h1", **options: Any) -> httpx2.Client:
+    """A plain HTTP client on the way, with no header of its own but what HTTP needs."""
+    made = httpx2.Client(
+        transport=transport(gateway, Way(entry, version, "sync")), trust_env=False, timeout=20, **options
+    )
+    made.headers.clear()
+    return made
+
+
+def origin(gateway: Machine, entry: str, api: str) -> str:
+    """The URL before the path: the vendor's own, or the gateway's."""
+    if not entry.startswith("base_url"):
+        return f"https://{HOSTS[api]}"
+    return f"{gateway.url(entry)}/{api}"

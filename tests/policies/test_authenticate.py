@@ -121,7 +121,7 @@ def test_a_vendor_key_alone_is_401(name):
 def test_a_bad_key_of_ours_is_not_saved_by_the_proxys():
     """The nearer credential speaks, also where it is wrong."""
     talk = play()
-    talk.answers = {FindKey: lambda effect: FoundKey(None)}
+    talk.answers = {FindKey: lambda _: FoundKey(None)}
 
     assert (401, "caller_invalid_key") == refused(begin(talk, BEARER, attributes={PROXY: f"Bearer {OTHER_KEY}"}))
     assert [KEY] == looked_up(talk)
@@ -148,10 +148,7 @@ def test_a_vendor_key_in_the_proxys_place_is_no_credential():
 )
 def test_without_a_key_there_is_no_call(fields):
     """Deny by default."""
-    status, code = refused(begin(play(), *fields))
-
-    assert 401 == status
-    assert code in ("caller_missing_key", "caller_invalid_key")
+    assert (401, "caller_missing_key") == refused(begin(play(), *fields))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +163,7 @@ def test_without_a_key_there_is_no_call(fields):
 def test_keys_that_are_unknown_expired_or_revoked_are_401(found, code):
     """Each says which it is."""
     talk = play()
-    talk.answers = {FindKey: lambda effect: found}
+    talk.answers = {FindKey: lambda _: found}
 
     assert (401, code) == refused(begin(talk, BEARER))
     record = talk.finish()
@@ -176,7 +173,7 @@ def test_keys_that_are_unknown_expired_or_revoked_are_401(found, code):
 def test_a_store_that_is_away_fails_closed():
     """The effect's error leaves the exchange; what the host then sends is a refusal."""
     talk = play()
-    talk.answers = {FindKey: lambda effect: EffectError("away")}
+    talk.answers = {FindKey: lambda _: EffectError("away")}
     with pytest.raises(EffectError):
         begin(talk, BEARER)
 
@@ -186,7 +183,15 @@ def test_a_store_that_is_away_fails_closed():
 
 @pytest.mark.parametrize(
     ("value", "token"),
-    [("Bearer a", "a"), ("BEARER  a ", "a"), ("a", "a"), ("", ""), ("Basic a", ""), ("Bearer a b", "a b")],
+    [
+        ("Bearer a", "a"),
+        ("BEARER  a ", "a"),
+        ("a", "a"),
+        ("", ""),
+        ("Bearer ", ""),
+        ("Basic a", ""),
+        ("Bearer a b", "a b"),
+    ],
 )
 def test_bearer_tokens(value, token):
     """RFC 6750, and the bare value that some headers hold."""

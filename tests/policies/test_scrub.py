@@ -11,9 +11,9 @@ from talk import CHAT, KEY, VENDOR_KEY, begin, call, forwarded
 
 NEVER = (
     "authorization", "x-api-key", "api-key", "x-goog-api-key", "ocp-apim-subscription-key", "proxy-authorization",
-    "x-amz-security-token", "cookie", "accept-encoding", "forwarded", "via", "x-request-id", "traceparent", "tracestate",
-    "baggage", "x-forwarded-for", "x-forwarded-client-cert", "x-envoy-external-address", "x-envoy-retry-on",
-    "x-llm-feature", "x-llm-whatever", "x-llmi-class", "x-llmi-inner", "x-b3-traceid", "x-real-ip",
+    "x-amz-security-token", "cookie", "accept-encoding", "forwarded", "via", "traceparent", "tracestate", "baggage",
+    "x-forwarded-for", "x-forwarded-client-cert", "x-envoy-external-address", "x-envoy-retry-on", "x-real-ip",
+    "x-llm-feature", "x-llm-whatever", "x-llmi-class", "x-llmi-inner", "x-llmi-routed", "x-b3-traceid",
 )  # fmt: skip
 
 
@@ -39,6 +39,13 @@ def test_a_key_of_the_vendor_beside_ours_goes_too(name):
     begin(talk, ("authorization", f"Bearer {KEY}"), (name, VENDOR_KEY))
 
     assert {name, "authorization"} <= forwarded(talk.body(CHAT)).remove
+
+
+def test_what_envoy_itself_needs_stays_until_the_inner_hop():
+    """Its router wants the one, its log the other; the inner hop removes both before the provider."""
+    out = forwarded(call(play(), x_request_id="made-by-envoy", x_forwarded_proto="https"))
+
+    assert not {"x-request-id", "x-forwarded-proto"} & out.remove
 
 
 def test_what_is_not_there_is_not_removed():
@@ -84,11 +91,19 @@ def test_labels_are_read_bounded_and_stripped():
     )
     record = talk.finish()
 
-    assert ("search" + "x" * 58, "a_b____", "p/1.2", "t") == tuple(
+    assert ("search" + "x" * 58, "a_b___", "p/1.2", "t") == tuple(
         record.labels[name] for name in ("feature", "user", "prompt", "tenant")
     )
     assert {"x-llm-feature", "x-llm-user", "x-llm-prompt", "x-llm-tenant"} <= out.remove
     assert record.labels.items() <= out.metadata["llm"].items()
+
+
+def test_a_key_in_a_label_is_not_written_down():
+    """A mistake of a caller's; labels are logged."""
+    talk = play()
+    call(talk, x_llm_user=KEY)
+
+    assert KEY not in repr(talk.finish())
 
 
 def test_labels_cannot_pass_for_the_identity():

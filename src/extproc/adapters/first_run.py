@@ -15,6 +15,7 @@ from extproc.adapters import pki
 from extproc.adapters.keyfile import KeyFile, make_pepper
 from extproc.adapters.keys import Hasher, Owner, read_pepper
 from extproc.config import Config
+from extproc.config.model import Keys
 from extproc.config.units import SecretRef
 from extproc.errors import ConfigError
 
@@ -38,6 +39,7 @@ def prepare(state: Path, config: Config, environ: Mapping[str, str]) -> Made:
     """Make what is missing. Raises `ConfigError` with the cure for what is there and cannot be used."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     pepper, keys = config.keys.pepper, Path(config.keys.file)
+    check_pepper(config.keys)
     if pepper.file is not None:
         Path(pepper.file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_pepper(Path(pepper.file))
@@ -49,6 +51,16 @@ def prepare(state: Path, config: Config, environ: Mapping[str, str]) -> Made:
         )
         pki.write_atomic(state / FIRST_KEY, secret.encode())
     return Made(secret, _authority(state, config))
+
+
+def check_pepper(keys: Keys) -> None:
+    """Raise `ConfigError` where there are keys and their pepper is gone: a new one would fit none of them."""
+    pepper, file = keys.pepper.file, Path(keys.file)
+    if pepper is not None and file.exists() and not Path(pepper).exists():
+        reason = f"{pepper} is not there, and without it no key of {file} can be recognised"
+        raise ConfigError(
+            "keys.pepper.file", reason, f"bring it back from a backup, or move {file} away and make new keys"
+        )
 
 
 def _authority(state: Path, config: Config) -> bool:

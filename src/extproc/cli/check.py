@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -14,10 +13,10 @@ from extproc.adapters.envoy_check import cross_check
 from extproc.adapters.envoy_files import flatten
 from extproc.adapters.envoy_render import Overrides, render
 from extproc.adapters.first_run import certificates
-from extproc.adapters.keys import FileKeyStore, Hasher, read_key_file, read_pepper
+from extproc.bootstrap import open_keys
 from extproc.cli.facts import gateway_facts
-from extproc.cli.output import FAILED, OK, add_json, fail, print_json, say
-from extproc.cli.place import add_place, config_path, read_config
+from extproc.cli.output import FAILED, OK, add_json, fail, items_of, print_json, say
+from extproc.cli.place import add_place, found_config, read_config
 from extproc.cli.up import envoy_folder
 from extproc.config import Config
 from extproc.errors import ConfigError
@@ -35,31 +34,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 if everything fits together; every problem is told by place, reason and cure. Raises `ConfigError`."""
-    path = config_path(args)
-    if path is None:
-        raise ConfigError("gateway.yaml", "no configuration found", "name one with --config")
-    config = read_config(path)
-    files = args.envoy_files or envoy_folder()
-    problems = cross_check(gateway_facts(config), files)
-    if not args.no_keys:
-        problems += _keys(config)
-    if not problems:
-        problems += _envoy(config, files)
+    """0 if everything fits together, else 1; every problem is told by place, reason and cure."""
+    told = ""
+    try:
+        path = found_config(args)
+        config = read_config(path)
+        files = args.envoy_files or envoy_folder()
+        problems = _problems(config, files, keys=not args.no_keys)
+        told = f"{path}, {files}: in order, and Envoy takes them"
+    except ConfigError as error:
+        problems = [error]
     if args.json:
-        items = [{"path": p.path, "reason": p.reason, "hint": p.hint} for p in problems]
-        print_json({"ok": not problems, "errors": items})
+        print_json({"ok": not problems, "errors": [item for problem in problems for item in items_of(problem)]})
         return FAILED if problems else OK
     for problem in problems:
         fail(problem, as_json=False)
     if not problems:
-        say(f"{path}, {files}: in order, and Envoy takes them")
+        say(told)
     return FAILED if problems else OK
+
+
+def _problems(config: Config, files: Path, *, keys: bool) -> list[ConfigError]:
+    """What is wrong; Envoy's own opinion is asked for where nothing else is: its words are the least helpful."""
+    problems = cross_check(gateway_facts(config), files)
+    if keys:
+        problems += _keys(config)
+    return problems or _envoy(config, files)
 
 
 def _keys(config: Config) -> list[ConfigError]:
     try:
-        FileKeyStore(Hasher(read_pepper(config.keys.pepper, os.environ))).apply(read_key_file(Path(config.keys.file)))
+        open_keys(config)
     except ConfigError as error:
         return [error]
     return []

@@ -94,7 +94,9 @@ def _trust(folder: Path) -> dict[str, str]:
     for path, cure in ((certificate, "extproc ca init"), (bundle, "extproc ca bundle")):
         if not path.is_file():
             raise ConfigError(
-                str(path), "is not there", f"make it with `{cure}`, or name the state folder with --state"
+                str(path),
+                "is not there",
+                f"`extproc up` makes it, as does `{cure}`; or name the state folder with --state",
             )
     return {
         "SSL_CERT_FILE": str(bundle),  # replaces the system's roots, hence the bundle

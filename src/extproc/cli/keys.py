@@ -11,6 +11,7 @@ from typing import Final
 
 from pydantic_core import PydanticCustomError
 
+from extproc.adapters.first_run import check_pepper
 from extproc.adapters.keyfile import KeyFile, KeyFileError, NewKey, make_pepper
 from extproc.adapters.keys import Entry, Hasher, Owner, read_pepper
 from extproc.cli.output import OK, add_json, fail, print_json, print_table, say
@@ -68,12 +69,14 @@ def key_settings(args: argparse.Namespace) -> Keys:
         return read_config(path).keys
     folder = state_folder(args).absolute()
     if args.state is None and not folder.is_dir():
-        raise ConfigError("gateway.yaml", "is not here", "name it with --config, or a state folder with --state")
+        hint = "name it with --config, or a state folder with --state; `extproc up` makes both"
+        raise ConfigError("gateway.yaml", "is not here", hint)
     return Keys(file=folder / "keys.json", pepper=SecretRef(file=folder / "pepper"))
 
 
 def open_key_file(keys: Keys) -> KeyFile:
     """Open the key file for changes. Raises `ConfigError` where the pepper cannot be read."""
+    check_pepper(keys)
     return KeyFile(Path(keys.file), Hasher(read_pepper(keys.pepper, os.environ)))
 
 
@@ -86,6 +89,7 @@ def _create(args: argparse.Namespace) -> None:
 
 def _first_time(keys: Keys, say: Callable[[str], None]) -> None:
     """Make the pepper with the first key. Where there are keys, a missing pepper is a loss, not a first time."""
+    check_pepper(keys)
     pepper = keys.pepper.file
     if pepper is None or Path(keys.file).exists() or Path(pepper).exists():
         return

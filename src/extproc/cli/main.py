@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Final
 
-from extproc.cli.output import FAILED, fail
+from extproc.cli.output import FAILED, WRONG_USE, fail
 from extproc.errors import ConfigError
 
 # name -> (module, help); a name without help is for our own processes only
@@ -27,7 +28,13 @@ COMMANDS: Final = {
 
 def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The parser; with `only`, that command has its arguments, the others just their line of help."""
-    parser = argparse.ArgumentParser(prog="extproc", description="LLM egress gateway: Envoy and a policy sidecar.")
+    parser = argparse.ArgumentParser(
+        prog="extproc",
+        description="LLM egress gateway: Envoy and a policy sidecar.",
+        epilog="Start with `extproc up`. More on a command: extproc COMMAND --help",
+    )
+    if only is None:
+        parser.add_argument("--version", action="version", version=f"extproc {importlib.metadata.version('extproc')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, text) in COMMANDS.items():
         if not text and name != only:
@@ -45,10 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in given if not word.startswith("-")), None)
     parser = make_parser(name if name in COMMANDS else None)
+    if not given:
+        parser.print_help(sys.stderr)
+        return WRONG_USE
     args = parser.parse_args(given)
     try:
         code: int = args.run(args)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         return fail(error, as_json=getattr(args, "json", False))
     except KeyboardInterrupt:
         return FAILED

@@ -17,6 +17,7 @@ from extproc.errors import ConfigError
 
 OK: Final = 0
 FAILED: Final = 1
+WRONG_USE: Final = 2  # as argparse has it
 
 _RED: Final = "31"
 _BOLD: Final = "1"
@@ -49,7 +50,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def fail(error: Exception, *, as_json: bool) -> int:
     """Print an error and return the exit code. A `ConfigError` is told by place, reason and cure."""
-    items = list(_items(error))
+    items = list(items_of(error))
     if as_json:
         print(json.dumps({"errors": items}, ensure_ascii=False), file=sys.stderr)
         return FAILED
@@ -64,13 +65,16 @@ def fail(error: Exception, *, as_json: bool) -> int:
     return FAILED
 
 
-def _items(error: Exception) -> Iterator[dict[str, str | int | None]]:
+def items_of(error: Exception) -> Iterator[dict[str, str | int | None]]:
+    """Take an error apart for JSON: path, line (None: no line), reason, hint; one item for each thing to mend."""
     if isinstance(error, ConfigErrors):
         for problem in error.errors:
-            yield from _items(problem)
+            yield from items_of(problem)
     elif isinstance(error, ConfigError):
         line = error.line if isinstance(error, Problem) else None
         yield {"path": error.path, "line": line, "reason": error.reason, "hint": error.hint}
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        yield {"path": str(error.filename), "line": None, "reason": error.strerror, "hint": ""}
     else:
         yield {"path": "", "line": None, "reason": str(error), "hint": ""}
 

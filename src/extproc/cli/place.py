@@ -45,6 +45,16 @@ def config_path(args: argparse.Namespace) -> Path | None:
     return found if found.is_file() else None
 
 
+def found_config(args: argparse.Namespace) -> Path:
+    """Name the configuration. Raises `ConfigError`, which says how to get one, where there is none."""
+    path = config_path(args)
+    if path is None:
+        where = "here" if args.state is None else f"in {args.state}"
+        hint = f"name it with --config; `extproc up` writes one to start from where no {CONFIG_NAME} is"
+        raise ConfigError(CONFIG_NAME, f"is not {where}", hint)
+    return path
+
+
 def read_config(path: Path) -> Config:
     """Read a configuration. Raises `ConfigError` for a file that cannot be read, `ConfigErrors` for what is in it."""
     try:

@@ -7,8 +7,7 @@ from typing import Final
 
 from extproc.bootstrap import Place, serve
 from extproc.cli.output import OK
-from extproc.cli.place import add_place, config_path, state_folder
-from extproc.errors import ConfigError
+from extproc.cli.place import add_place, found_config, state_folder
 
 NAME: Final = "serve"
 HELP: Final = "run the sidecar alone: supervisor, workers, metrics"
@@ -21,10 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def place_of(args: argparse.Namespace) -> Place:
     """Where the command finds its files. Raises `ConfigError` where there is no configuration."""
-    config = config_path(args)
-    if config is None:
-        raise ConfigError("gateway.yaml", "no configuration found", "name one with --config")
-    return Place(config, state_folder(args))
+    return Place(found_config(args).absolute(), state_folder(args).absolute())
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,10 +24,11 @@ from extproc.adapters.envoy_process import EnvoyProcess
 from extproc.adapters.envoy_render import Address, Overrides, Upstream, render
 from extproc.adapters.first_run import BUNDLE, CA_FOLDER, FIRST_KEY, Made, certificates, credential, prepare
 from extproc.adapters.metrics_server import split_address
-from extproc.bootstrap import Place, Sidecar, make_writer, set_up_logging
+from extproc.bootstrap import Place, Sidecar, make_writer, open_keys, own, set_up_logging
 from extproc.cli.facts import gateway_facts, idle_times
 from extproc.cli.output import FAILED, OK, say
-from extproc.cli.place import add_place, config_path, read_config, state_folder
+from extproc.cli.place import CONFIG_NAME, add_place, config_path, found_config, read_config, state_folder
+from extproc.cli.ports import ADMIN, LOOPBACK, PORTS, check_free, chosen
 from extproc.cli.simulators import Simulated, Simulators
 from extproc.cli.try_call import LOG_NAME
 from extproc.config import Config
@@ -36,15 +37,7 @@ from extproc.errors import ConfigError
 NAME: Final = "up"
 HELP: Final = "run everything on this machine: certificates, key, workers, Envoy"
 
-# entry -> default port; the names of Envoy's listeners, and `admin`
-PORTS: Final = {
-    "intercept": 8443,
-    "connect": 3128,
-    "base_url": 8080,
-    "base_url_tls": 8444,
-    "redirect": 15001,
-    "admin": 9901,
-}
+_STARTER: Final = "starter.yaml"  # beside this file: the project's own gateway.yaml
 
 
 @dataclass(slots=True)
@@ -90,30 +83,28 @@ def run(args: argparse.Namespace) -> int:
     """Run until SIGINT or SIGTERM. Raises `ConfigError`."""
     settings = _settings(args)
     place, config = settings.place, settings.config
-    made = prepare(place.state, config, os.environ)
-    writer = make_writer(place)
-    set_up_logging(config, writer)
-    try:
-        return asyncio.run(_run(settings, made))
-    finally:
-        writer.close()
+    with own(place):
+        check_free(settings.bind, settings.ports)
+        made = prepare(place.state, config, os.environ)
+        open_keys(config)
+        writer = make_writer(place)
+        set_up_logging(config, writer)
+        try:
+            return asyncio.run(_run(settings, made))
+        except asyncio.CancelledError:  # SIGTERM before there was anything to drain
+            return FAILED
+        finally:
+            writer.close()
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    path = config_path(args)
-    if path is None:
-        raise ConfigError("gateway.yaml", "no configuration found", "name one with --config")
+    ports = chosen(args.port)
+    path = config_path(args) or _starter(args)
     config = read_config(path)
     if args.metrics:
         split_address(args.metrics)
         config = config.model_copy(update={"metrics": config.metrics.model_copy(update={"address": args.metrics})})
     state = state_folder(args).absolute()
-    ports = dict(PORTS)
-    for given in args.port:
-        name, _, number = given.partition("=")
-        if name not in PORTS or not number.isdecimal():
-            raise ConfigError("--port", f"{given!r} is not ENTRY=PORT", f"entries: {', '.join(PORTS)}")
-        ports[name] = int(number)
     return Settings(
         place=Place(path.absolute(), state, state / LOG_NAME),
         config=config,
@@ -123,6 +114,17 @@ def _settings(args: argparse.Namespace) -> Settings:
         concurrency=args.concurrency,
         names=tuple(args.name),
     )
+
+
+def _starter(args: argparse.Namespace) -> Path:
+    """Write a configuration to start from, where the operator has named no other place for it."""
+    if args.state is not None:
+        return found_config(args)  # which is not there: it raises
+    path = Path(CONFIG_NAME)
+    with path.open("xb") as file:
+        file.write(Path(__file__).with_name(_STARTER).read_bytes())
+    say(f"wrote {path.absolute()} to start from: it says who may call what; edit it while the gateway runs")
+    return path
 
 
 def envoy_folder() -> Path:
@@ -135,6 +137,9 @@ def envoy_folder() -> Path:
 
 
 async def _run(settings: Settings, made: Made) -> int:
+    this = asyncio.current_task()
+    if this is not None:  # until there is something to drain, SIGTERM ends like Ctrl-C: nothing stays behind
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     binary = find_envoy()
     version = envoy_version(binary)
     _secrets(settings)
@@ -145,7 +150,7 @@ async def _run(settings: Settings, made: Made) -> int:
         sidecar = Sidecar(settings.place, settings.config)
         drain = settings.config.workers.drain
         command = envoy_command(binary, concurrency=settings.concurrency, drain=drain)
-        envoy = EnvoyProcess(command, settings.folder, ("127.0.0.1", settings.ports["admin"]))
+        envoy = EnvoyProcess(command, settings.folder, (LOOPBACK, settings.ports[ADMIN]))
         return await _Machine(sidecar, envoy, drain).run(lambda: _tell(settings, made, version))
     finally:
         simulators.stop()
@@ -156,16 +161,20 @@ def _secrets(settings: Settings) -> None:
     certificates(settings.place.state, settings.config, settings.folder, settings.names)
     for name, provider in settings.config.providers.items():
         value = credential(name, provider.credential)
+        path = settings.folder / "sds" / f"{name}-key.yaml"
         if value is not None:
-            pki.write_sds_secret(settings.folder / "sds" / f"{name}-key.yaml", f"{name}-key", value)
+            pki.write_sds_secret(path, f"{name}-key", value)
+        elif provider.credential is not None or not path.exists():
+            # no key: Envoy starts, and calls to this provider are refused; an earlier run's key must not stay
+            pki.write_atomic(path, b"resources: []\n")
 
 
 def _render(settings: Settings, binary: Path) -> None:
     config = settings.config
     facts = gateway_facts(config)
-    listeners = {name: Address(settings.bind, port) for name, port in settings.ports.items() if name != "admin"}
+    listeners = {name: Address(settings.bind, port) for name, port in settings.ports.items() if name != ADMIN}
     overrides = Overrides(
-        listeners={**listeners, "admin": Address("127.0.0.1", settings.ports["admin"])},
+        listeners={**listeners, ADMIN: Address(LOOPBACK, settings.ports[ADMIN])},
         workers=config.workers.count,
         providers=facts.providers,
         upstreams={name: _upstream(settings, name) for name in config.providers},
@@ -208,12 +217,16 @@ class _Machine:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
         sidecar = asyncio.ensure_future(self._sidecar.run())
-        waits: list[asyncio.Future[Any]] = []
+        starting = asyncio.ensure_future(self._start(sidecar))
+        waits: list[asyncio.Future[Any]] = [starting, asyncio.ensure_future(self._stop.wait())]
         try:
-            await self._sidecar.ready(sidecar)
-            await self._envoy.start()
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                say("stopped before it was up")
+                return FAILED
+            starting.result()
             ready()
-            waits = [asyncio.ensure_future(self._envoy.ended()), asyncio.ensure_future(self._stop.wait())]
+            waits[0] = asyncio.ensure_future(self._envoy.ended())
             await asyncio.wait([sidecar, *waits], return_when=asyncio.FIRST_COMPLETED)
             if not self._stop.is_set():
                 say("a part of the gateway ended by itself; the rest is taken down (see the logs)")
@@ -227,6 +240,10 @@ class _Machine:
                 wait.cancel()
             self._sidecar.supervisor.stop()
             await asyncio.gather(sidecar, *waits, return_exceptions=True)
+
+    async def _start(self, sidecar: asyncio.Future[None]) -> None:
+        await self._sidecar.ready(sidecar)
+        await self._envoy.start()
 
     def _signalled(self) -> None:
         self._signals += 1
@@ -257,7 +274,7 @@ def _tell(settings: Settings, made: Made, version: tuple[int, int, int]) -> None
         "  metrics           " + f"http://{settings.config.metrics.address}/metrics",
         "  Envoy admin       " + f"http://127.0.0.1:{ports['admin']}",
         "",
-        f"  key               {key}" + ("   (just made)" if made.secret else ""),
+        f"  key               {_about_key(key, made)}",
         f"  trust bundle      {bundle}",
         f"  logs              {settings.place.log}, {settings.folder / 'run'}",
         "",
@@ -266,3 +283,13 @@ def _tell(settings: Settings, made: Made, version: tuple[int, int, int]) -> None
     ]
     say("\n".join(lines))
     sys.stderr.flush()
+
+
+def _about_key(path: Path, made: Made) -> str:
+    """Where the first key is. A key is shown once, when it is made: a lost one can only be followed by another."""
+    if made.secret:
+        return f"{path}   (just made)"
+    if path.is_file():
+        return str(path)
+    make = f"extproc keys create --team demo --app demo > {path}"
+    return f"none at hand: the key file has keys, and they are shown only when made. Make one: {make}"

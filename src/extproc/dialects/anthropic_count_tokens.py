@@ -9,7 +9,7 @@ import msgspec
 from extproc.dialects.anthropic_errors import anthropic_error
 from extproc.dialects.anthropic_messages import MessagesRequest
 from extproc.dialects.counting import count, known
-from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
 from extproc.dialects.reading import JsonReader, parse
 from extproc.errors import Rejection
 from extproc.usage import Usage
@@ -39,9 +39,9 @@ class AnthropicCountTokens(Dialect):
         """Read and check the request."""
         return MessagesRequest(body)
 
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body."""
-        return CountReader()
+        return CountReader(limits.body)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """Anthropic's error shape."""

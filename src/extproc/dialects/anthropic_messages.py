@@ -11,7 +11,7 @@ import orjson
 from extproc.dialects import checks, sse
 from extproc.dialects.anthropic_errors import anthropic_error, error_body
 from extproc.dialects.counting import count, details, known
-from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
 from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
 from extproc.dialects.spans import is_array, is_object
@@ -151,9 +151,9 @@ class AnthropicMessages(Dialect):
         """Read and check the request."""
         return MessagesRequest(body)
 
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body or the stream; there is nothing to strip."""
-        return MessagesSseReader() if stream else MessagesJsonReader()
+        return MessagesSseReader(limits.event) if stream else MessagesJsonReader(limits.body)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """Anthropic's error shape."""

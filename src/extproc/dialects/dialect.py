@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -96,6 +96,16 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class ReadLimits(NamedTuple):
+    """Bytes: the longest body that is collected to be read at its end, the longest single event of a stream."""
+
+    body: int = 64 << 20
+    event: int = 1 << 20
+
+
+DEFAULT_LIMITS: Final = ReadLimits()
+
+
 class Dialect(ABC):
     """One wire format of one endpoint."""
 
@@ -114,7 +124,7 @@ class Dialect(ABC):
         """
 
     @abstractmethod
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the answer. `strip_usage`: we asked for usage in the caller's place, so take its traces out."""
 
     @abstractmethod

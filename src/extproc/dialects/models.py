@@ -7,7 +7,7 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from extproc.dialects.dialect import Dialect, Edit, RequestView, ResponseReader, TextSpan
+from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, Edit, ReadLimits, RequestView, ResponseReader, TextSpan
 from extproc.dialects.reading import JsonReader
 from extproc.errors import ErrorCode, Rejection
 
@@ -71,6 +71,6 @@ class ModelsDialect(Dialect):
             raise Rejection(400, ErrorCode.CALLER_MALFORMED_BODY, message)
         return BodilessRequest()
 
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader that only sees whether the body is complete."""
-        return ModelsReader()
+        return ModelsReader(limits.body)

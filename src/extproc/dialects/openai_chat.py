@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from extproc.dialects import checks, openai_usage, spans, sse
-from extproc.dialects.dialect import Dialect, Edit, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, Edit, ErrorAnswer, ReadLimits, RequestView, ResponseReader
 from extproc.dialects.openai_errors import error_object, openai_error
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
 from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
@@ -208,11 +208,11 @@ class OpenAIChat(Dialect):
         """Read and check the request."""
         return ChatRequest(body)
 
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body or the stream."""
         if not stream:
-            return ChatJsonReader()
-        return ChatStripReader() if strip_usage else ChatSseReader()
+            return ChatJsonReader(limits.body)
+        return ChatStripReader(limits.event) if strip_usage else ChatSseReader(limits.event)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """OpenAI's error shape."""

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from extproc.dialects import checks, openai_usage, texts
-from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
 from extproc.dialects.openai_errors import openai_error
 from extproc.dialects.reading import JsonReader, parse
 from extproc.dialects.request import JsonRequest
@@ -65,9 +65,9 @@ class OpenAIEmbeddings(Dialect):
         """Read and check the request."""
         return EmbeddingsRequest(body)
 
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body."""
-        return EmbeddingsReader()
+        return EmbeddingsReader(limits.body)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """OpenAI's error shape."""

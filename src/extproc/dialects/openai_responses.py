@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from extproc.dialects import checks, openai_usage, sse
-from extproc.dialects.dialect import Dialect, ErrorAnswer, RequestView, ResponseReader
+from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
 from extproc.dialects.openai_errors import error_object, openai_error
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
 from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
@@ -132,9 +132,9 @@ class OpenAIResponses(Dialect):
         """Read and check the request."""
         return ResponsesRequest(body)
 
-    def reader(self, *, stream: bool, strip_usage: bool = False) -> ResponseReader:
+    def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body or the stream; there is nothing to strip."""
-        return ResponsesSseReader() if stream else ResponsesJsonReader()
+        return ResponsesSseReader(limits.event) if stream else ResponsesJsonReader(limits.body)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """OpenAI's error shape."""

@@ -18,9 +18,8 @@ from extproc.exchange.effects import FindKey, FoundKey, Steps
 from extproc.exchange.events import RequestHeaders
 from extproc.exchange.facts import Facts
 from extproc.exchange.policy import Policy
-from extproc.policies.endpoint import KEY_PARAMETERS
+from extproc.policies.endpoint import KEY_PARAMETERS, KEY_PREFIX
 
-KEY_PREFIX: Final = "exk-"
 PROXY_ATTRIBUTE: Final = "filter_state['llm.proxy_auth']"
 _PLACES: Final = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 
@@ -29,7 +28,7 @@ def bearer(value: str) -> str:
     """The token of an `Authorization` value (RFC 6750 section 2.1), or the value where it has no scheme."""
     scheme, _, token = value.strip().partition(" ")
     if not token:
-        return scheme
+        return "" if scheme.lower() == "bearer" else scheme  # an SDK without a key sends the bare word
     return token.strip() if scheme.lower() == "bearer" else ""
 
 

@@ -19,8 +19,10 @@ from extproc.exchange.facts import Endpoint as EndpointFact
 from extproc.exchange.facts import Facts
 from extproc.exchange.policy import Policy
 
+KEY_PREFIX: Final = "exk-"  # how the keys of this gateway begin
 # query parameters in which vendors accept keys: they carry the caller's credential and never go on
 KEY_PARAMETERS = frozenset({"key", "api_key", "api-key", "apikey", "access_token", "subscription-key"})
+CLIENT_ATTRIBUTE: Final = "filter_state['llm.client']"
 _LONGEST_SHOWN: Final = 200  # characters of a path that a refusal repeats
 
 
@@ -51,13 +53,17 @@ class Surfaces(msgspec.Struct, frozen=True):
         return self.first_by_api.get(api) or next(iter(self.by_name.values()), None), path
 
 
+def _carries_key(name: str, value: str) -> bool:
+    return name.lower() in KEY_PARAMETERS or value.startswith(KEY_PREFIX)
+
+
 def without_keys(path: str) -> str:
     """The path without query parameters that carry keys; the very same string where there are none."""
     bare, mark, query = path.partition("?")
     if not mark:
         return path
     fields = query.split("&")
-    kept = [field for field in fields if unquote_plus(field.partition("=")[0]).lower() not in KEY_PARAMETERS]
+    kept = [field for field in fields if not _carries_key(*unquote_plus(field).partition("=")[::2])]
     if len(kept) == len(fields):
         return path
     return f"{bare}?{'&'.join(kept)}" if kept else bare
@@ -89,7 +95,8 @@ class EndpointPolicy(Policy):
         headers = event.headers
         path = headers.get(":path") or "/"
         method = headers.get(":method") or ""
-        facts.origin.source = event.attributes.get("source.address", "")
+        # inside a CONNECT tunnel the connection's own address is Envoy's; the client's came along as filter state
+        facts.origin.source = event.attributes.get(CLIENT_ATTRIBUTE) or event.attributes.get("source.address", "")
         facts.origin.entry = event.attributes.get("xds.filter_chain_name", "")
         anthropic = "anthropic-version" in headers
         surface, vendor_path = self._surfaces.locate(headers.get(":authority") or "", path, anthropic=anthropic)

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, cast
 
 import msgspec
 
-from extproc.dialects.dialect import ResponseReader
+from extproc.dialects.dialect import ReadLimits, ResponseReader
 from extproc.dialects.encoding import Decoder, decoder
 from extproc.errors import EffectError, ErrorCode, Rejection
 from extproc.exchange.actions import BodyMode
@@ -30,9 +30,14 @@ _BYTES_A_TOKEN: Final = 3  # fewer than text has on the average: an estimate tha
 
 
 class MeterLimits(msgspec.Struct, frozen=True):
-    """Bytes. `buffer`: the largest answer that Envoy may hold for us; `total`: the largest that is let through."""
+    """Bytes.
+
+    `total`: the largest answer that is let through; `event`: the largest event of a stream; `buffer`: the largest
+    answer that Envoy may hold for us. Envoy's own limit for that is the route's `request_body_buffer_limit`.
+    """
 
     total: int
+    event: int = 1 << 20
     buffer: int = 1 << 20
 
 
@@ -75,7 +80,11 @@ class MeterPolicy(Policy):
         if encoding is not None and encoding.strip().lower() != "identity":
             self._decoder = decoder(encoding, self._limits.total)
             draft.remove += ["content-encoding", "content-length"]
-        facts.response.reader = dialect.reader(stream=stream, strip_usage=self._strip and stream)
+        facts.response.reader = dialect.reader(
+            stream=stream,
+            strip_usage=self._strip and stream,
+            limits=ReadLimits(self._limits.total, self._limits.event),
+        )
         buffered = not stream and size is not None and size <= self._limits.buffer
         draft.body_mode = BodyMode.BUFFERED if buffered else BodyMode.STREAMED
         if stream and self._strip and size is not None:

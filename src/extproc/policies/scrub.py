@@ -12,6 +12,7 @@ from extproc.exchange.draft import Draft
 from extproc.exchange.events import RequestHeaders
 from extproc.exchange.facts import Facts
 from extproc.exchange.policy import Policy
+from extproc.policies.endpoint import KEY_PREFIX
 
 CREDENTIALS: Final = frozenset(
     {
@@ -73,7 +74,7 @@ class ScrubPolicy(Policy):
         for name in event.headers.names():
             if name in LABELS:
                 value = clean_label(event.headers.get(name) or "", self._max_length)
-                if value:
+                if value and not value.startswith(KEY_PREFIX):  # labels are logged, keys never are
                     facts.labels[LABELS[name]] = value
             if name in CREDENTIALS or name in _OTHERS or (name.startswith(_PREFIXES) and name not in _KEPT):
                 draft.remove.append(name)

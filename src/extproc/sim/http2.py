@@ -143,14 +143,25 @@ class Http2(Engine):
 
     def _start(self, number: int, stream: _Stream, answer: SimAnswer) -> None:
         sink = _StreamSink(self, number)
-        room = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
-        if answer.immediate and len(answer.body) <= room and self.gate.is_open:
-            sink.send_head(answer, end=not answer.body)
-            if answer.body:
-                self.h2.send_data(number, answer.body, end_stream=True)
-            del self._streams[number]
+        try:
+            at_once = self._at_once(number, answer, sink)
+        except h2.exceptions.ProtocolError:  # the bytes that brought the request also brought its reset, or a GOAWAY
+            self._host.hung_up()
+            at_once = True
+        if at_once:
+            self._streams.pop(number, None)
             return
         stream.task = self._host.spawn(self._play(number, answer, sink))
+
+    def _at_once(self, number: int, answer: SimAnswer, sink: _StreamSink) -> bool:
+        """Send all of it now, if that can be done."""
+        room = min(self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
+        if not answer.immediate or len(answer.body) > room or not self.gate.is_open:
+            return False
+        sink.send_head(answer, end=not answer.body)
+        if answer.body:
+            self.h2.send_data(number, answer.body, end_stream=True)
+        return True
 
     async def _play(self, number: int, answer: SimAnswer, sink: Sink) -> None:
         await play(answer, sink)
