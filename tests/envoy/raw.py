@@ -23,13 +23,14 @@ class CutError(Exception):
 
 @dataclass
 class Reply:
-    """One answer; `status` 0 is none. Times are monotonic seconds."""
+    """One answer; `status` 0 is none. Times are monotonic seconds; `label` is the test's own."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
+    label: str = ""
 
     @property
     def seconds(self) -> float:

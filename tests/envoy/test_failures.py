@@ -6,7 +6,6 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -15,7 +14,7 @@ import openai
 import pytest
 from envoy.conftest import TIGHT
 from envoy.machine import Machine, free_ports, running
-from envoy.ways import Way, client, raw
+from envoy.ways import Way, client, raw, wait_for
 
 from extproc.adapters.pki import create_ca
 from extproc.sim.answer import SimAnswer
@@ -67,16 +66,8 @@ class Call:
 
     def record(self) -> dict[str, Any]:
         """Its record."""
-        (found,) = self.machine.wait_records(1, labels={"feature": self.feature})
+        (found,) = self.machine.wait_records(1, timeout=30, labels={"feature": self.feature})
         return found
-
-
-def wait_for(what: Callable[[], object], timeout: float = 5) -> object:
-    """Wait until it is true; its value."""
-    deadline = time.monotonic() + timeout
-    while not (value := what()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return value
 
 
 def is_shaped(api: str, body: Any) -> bool:
@@ -197,11 +188,29 @@ def test_an_sdk_tells_why_its_stream_ended(tight: Machine, api: str, version: st
             list(sdk.messages.create(**body, max_tokens=500, stream=True))
 
 
-def test_a_json_answer_over_its_total_time(tight: Machine) -> None:
-    """Nothing of it was out yet, so it is a 504."""
-    call = Call(tight, first_byte_ms=5000).with_body(model="brief-1")
+@pytest.mark.parametrize("api", ["openai", "anthropic"])
+@pytest.mark.parametrize(
+    ("model", "fault", "status", "error"),
+    [
+        ("brief-1", {"first_byte_ms": 5000}, 504, "provider_timeout"),
+        ("hasty-1", {"stall_after": 20}, 504, "provider_timeout"),
+        ("hasty-1", {"reset_after": 20, "split": 10}, 503, "provider_unreachable"),
+    ],
+)
+def test_a_json_answer_that_does_not_end(
+    tight: Machine, api: str, model: str, fault: dict[str, object], status: int, error: str
+) -> None:
+    """Nothing of it was out yet, so it is an error in the vendor's shape; the call is on record as an estimate."""
+    call = Call(tight, api, content_length=1, **fault).with_body(model=model)
     answer = call.send()
-    assert (answer.status_code, answer.headers["x-llm-error"]) == (504, "provider_timeout")
+    record = call.record()
+    assert (answer.status_code, answer.headers.get("x-llm-error"), answer.headers["content-type"]) == (
+        status,
+        error,
+        "application/json",
+    )
+    assert is_shaped(api, answer.json())
+    assert (record["outcome"], record["usage_source"]) == ("cut_short", "estimated")
 
 
 def test_a_silent_stream_is_cut(tight: Machine) -> None:

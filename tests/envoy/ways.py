@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import ssl
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anthropic
 import httpcore2
 import httpx2
 import openai
 from envoy.machine import HOSTS, Machine
+from prometheus_client.parser import text_string_to_metric_families
+
+T = TypeVar("T")
 
 VERSIONS = ("h1", "h2")
 SDKS = {"openai": (openai.OpenAI, openai.AsyncOpenAI), "anthropic": (anthropic.Anthropic, anthropic.AsyncAnthropic)}
@@ -118,3 +123,20 @@ def origin(gateway: Machine, entry: str, api: str) -> str:
     if not entry.startswith("base_url"):
         return f"https://{HOSTS[api]}"
     return f"{gateway.url(entry)}/{api}"
+
+
+def wait_for(what: Callable[[], T], timeout: float = 5) -> T:
+    """Wait until it is true; its last value."""
+    deadline = time.monotonic() + timeout
+    while not (value := what()) and time.monotonic() < deadline:
+        time.sleep(0.03)
+    return value
+
+
+def numbers(machine: Machine, name: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample of the gateway's own endpoint (`metrics`) or of Envoy's (`admin`), by name and labels."""
+    text = machine.get(name, "/metrics" if name == "metrics" else "/stats/prometheus")
+    if name == "admin":  # the rest is thousands of lines about Envoy itself
+        text = "".join(line + "\n" for line in text.splitlines() if re.match(r"(# TYPE )?envoy_\w*(llm|rds|cds)_", line))
+    families = text_string_to_metric_families(text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}

@@ -84,13 +84,22 @@ def test_a_damaged_compressed_answer_is_502():
     assert (502, "provider_bad_response") == refused(talk.answer(b"not gzip!"))
 
 
+def test_a_compressed_answer_that_ends_too_early_is_502_before_trailers_too():
+    """Envoy sends a buffered body without the end flag where trailers follow; the judgement does not wait for them."""
+    talk = play()
+    call(talk)
+    talk.response(content_encoding="gzip", content_length="30")
+
+    assert (502, "provider_bad_response") == refused(talk.answer(gzip.compress(CHAT_ANSWER)[:-20], end=False))
+
+
 def test_a_small_answer_that_unpacks_beyond_the_cap_is_cut():
     """In one piece or in many."""
     for cut in (1 << 20, 512):
         talk = play()
         call(talk)
-        talk.response(content_encoding="gzip")
-        packed = gzip.compress(b" " * (3 << 20))
+        talk.response(content_encoding="gzip", content_type=SSE)
+        packed = gzip.compress(b": hi\n\n" * (1 << 19))
         for at in range(0, len(packed), cut):
             talk.answer(packed[at : at + cut], end=False)
         record = talk.finish()
@@ -247,6 +256,40 @@ def test_a_counter_that_fails_does_not_make_a_call_free():
 
     assert "estimated" == record.usage_source
     assert record.usage.input > 0
+
+
+@pytest.mark.parametrize("field", [b"x", b"tools", b"metadata"])
+@pytest.mark.parametrize("depth", [900, 980, 1015, 1021])
+def test_a_request_too_deep_to_find_its_texts_is_on_record_and_not_free(field, depth):
+    """By its length then: nesting is no way to hide from the meter."""
+    talk = play()
+    body = CHAT[:-1] + b',"' + field + b'":' + b"[" * depth + b'"x"' + b"]" * depth + b"}"
+    call(talk, body)
+    record = talk.finish()
+
+    assert "estimated" == record.usage_source
+    assert record.usage.input > 0
+
+
+def estimate(path: str, body: bytes) -> int:
+    """Tokens read by a call that was hung up on at once."""
+    talk = play()
+    call(talk, body, path)
+    return talk.finish().usage.input
+
+
+def test_an_image_is_not_estimated_by_the_text_of_its_base64():
+    """Some thousand tokens rather than some hundred thousand; the texts beside it count as texts."""
+    image = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"A " * 100_000 + b'"}}'
+    text = b'{"type":"text","text":"three words here"}'
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":[' + text + b"," + image + b"]}]}"
+
+    assert 1503 == estimate("/v1/chat/completions", body)
+
+
+def test_token_ids_are_not_free():
+    """They are no texts."""
+    assert estimate("/v1/embeddings", b'{"model":"text-embedding-3-small","input":[' + b"1000," * 99 + b"1]}") >= 100
 
 
 def test_a_refusal_before_the_provider_uses_nothing():

@@ -79,6 +79,7 @@ _OVERWRITE: Final = b"\x18\x02\x20\x01"
 
 _FORBIDDEN: Final = frozenset("\r\n\0")
 _MODES: Final = {mode.value: mode for mode in BodyMode}
+_LONGEST_KEPT: Final = 128  # characters of a header value whose encoding is kept
 
 
 class Attributes(Mapping[str, str]):
@@ -103,6 +104,10 @@ class Attributes(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._read()[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As `Mapping.get`, which would raise and catch an exception for each one that is absent."""
+        return self._read().get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -246,14 +251,21 @@ def _common(change: HeaderChange, reroute: bool) -> list[bytes]:
 
 def _mutation(to_set: tuple[tuple[str, str], ...], to_remove: tuple[str, ...]) -> list[bytes]:
     """Give the fields of HeaderMutation, in pieces."""
-    out: list[bytes] = []
-    for name, value in to_set:
-        key, raw = name.encode(), _raw(value)
-        header = b"".join((b"\x0a", varint(len(key)), key, b"\x1a", varint(len(raw)), raw))
-        option = b"".join((b"\x0a", varint(len(header)), header, _OVERWRITE))
-        out += (_SET, varint(len(option)), option)
+    out = [
+        _kept_setting(name, value) if len(value) <= _LONGEST_KEPT else _setting(name, value) for name, value in to_set
+    ]
     out += map(_removal, to_remove)
     return out
+
+
+def _setting(name: str, value: str) -> bytes:
+    key, raw = name.encode(), _raw(value)
+    header = b"".join((b"\x0a", varint(len(key)), key, b"\x1a", varint(len(raw)), raw))
+    option = b"".join((b"\x0a", varint(len(header)), header, _OVERWRITE))
+    return b"".join((_SET, varint(len(option)), option))
+
+
+_kept_setting = lru_cache(maxsize=4096)(_setting)
 
 
 @lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from extproc.adapters.envoy_files import (
     Node,
     ProviderFacts,
     find_resource,
+    find_secret,
     http_managers,
     listeners,
     read_resources,
@@ -137,7 +138,7 @@ def _secrets(bootstrap: Node, folder: Path) -> Iterator[ConfigError]:
     """Each secret that a listener wants is in the file that it names."""
     for name, path in secret_references(bootstrap):
         try:
-            find_resource(read_resources(folder / path), name, folder / path)
+            find_secret(folder, name, path)
         except ConfigError as error:
             yield error
 

@@ -19,6 +19,7 @@ from extproc.errors import ConfigError
 Node: TypeAlias = dict[str, Any]  # a YAML mapping
 
 BOOTSTRAP: Final = "bootstrap.yaml"
+KEY_FILE_END: Final = "-key.yaml"  # sds/<provider>-key.yaml
 CLUSTERS: Final = "xds/cds.yaml"
 ROUTES: Final = "xds/rds.yaml"
 ROUTE_CONFIG: Final = "llm"  # the outer route configuration
@@ -139,13 +140,24 @@ def find_resource(resources: Sequence[Node], name: str, path: Path) -> Node:
     raise ConfigError(str(path), f"has no resource {name!r}", f"it has {names}")
 
 
+def find_secret(state: Path, name: str, path: str) -> Node:
+    """Return the secret `name` of the SDS file `path`. Raises ConfigError.
+
+    A provider's key file may hold nothing yet: Envoy starts and refuses that provider's calls, so a stand-in is returned.
+    """
+    resources = read_resources(state / path)
+    if not resources and path.endswith(KEY_FILE_END):
+        return {"name": name, "generic_secret": {"secret": {"inline_string": "no key yet"}}}
+    return find_resource(resources, name, state / path)
+
+
 def _route_config(state: Path, rds: Node) -> Node:
     path = state / source_path(rds.get("config_source", {}))
     return _bare(find_resource(read_resources(path), str(rds.get("route_config_name", "")), path))
 
 
 def _secret(state: Path, name: str, path: str) -> Node:
-    secret = _bare(find_resource(read_resources(state / path), name, state / path))
+    secret = _bare(find_secret(state, name, path))
     for mapping in walk(secret):
         mapping.pop("watched_directory", None)  # a static secret is read once
     return secret

@@ -64,7 +64,10 @@ class EnvoyProcess:
 
     async def drain(self, limit: float) -> None:
         """Take no new connections, wait up to `limit` seconds for open requests, then end."""
+        # the first asks open connections to end (GOAWAY, connection: close) and would keep the entries open for all of the
+        # drain time; the second closes them, and leaves the inner listeners to the calls that are under way
         await self._get("/drain_listeners?graceful&skip_exit", method="POST")
+        await self._get("/drain_listeners?inboundonly", method="POST")
         until = time.monotonic() + limit
         while time.monotonic() < until and await self._active():
             await asyncio.sleep(0.2)

@@ -107,8 +107,16 @@ class Conversation:
     async def run(self, event: Event) -> tuple[Action, ...]:
         """Feed one event. Raises what the exchange raises: `ProtocolError`, or a bug's exception."""
         began = time.perf_counter()
+        steps = self._exchange.receive(event)
         try:
-            return await self._drive(self._exchange.receive(event))
+            # most events need nothing of the outside, or what is in memory: they are done without a coroutine more
+            effect = next(steps)
+            while isinstance(effect, FindKey):
+                effect = steps.send(self._host.find_key(effect))
+            return await self._drive(steps, effect)
+        except StopIteration as stop:
+            actions: tuple[Action, ...] = stop.value
+            return actions
         finally:
             self._spent += time.perf_counter() - began
 
@@ -123,11 +131,16 @@ class Conversation:
         self._closed = True
         self._host.leave()
         ended = Ended(id=self._id, at=time.monotonic(), policy_seconds=self._spent)
-        self._host.publish(await self._drive(self._exchange.finish(ended)))
-
-    async def _drive(self, steps: Generator[Effect, object, T]) -> T:
+        steps = self._exchange.finish(ended)
         try:
-            effect = next(steps)
+            record = await self._drive(steps, next(steps))
+        except StopIteration as stop:
+            record = stop.value
+        self._host.publish(record)
+
+    async def _drive(self, steps: Generator[Effect, object, T], effect: Effect) -> T:
+        """Perform `effect` and those that follow."""
+        try:
             while True:
                 try:
                     answer: object = (

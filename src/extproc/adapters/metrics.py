@@ -7,9 +7,11 @@ supervisor adds them up (`metrics_server`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
@@ -18,6 +20,9 @@ from extproc.adapters.fleet import What, WorkerEvent
 from extproc.exchange.facts import Outcome, UsageSource
 from extproc.exchange.record import Record
 from extproc.usage import Usage
+
+_DOUBLE: Final = struct.Struct("d").pack
+_Add: TypeAlias = Callable[[float], None]
 
 OTHER: Final = "other"  # stands for every value over the cap
 NONE: Final = "none"  # an empty value: Prometheus takes an empty label for an absent one
@@ -69,15 +74,18 @@ class _SharedValue:
         self._file = self.files[prefix]
         self._key = mmap_key(metric_name, name, list(labelnames), list(labelvalues), help_text)
         self._value, _at = self._file.read_value(self._key)  # type: ignore[no-untyped-call]  # untyped
-        self._write = self._file.write_value
+        # where the number stands in the file; its time stands behind it
+        self._start: int = self._file._positions[self._key]  # noqa: SLF001  it has no public way
+        self._end = self._start + 8
 
     def inc(self, amount: float) -> None:
         self._value += amount
-        self._write(self._key, self._value, 0.0)  # type: ignore[no-untyped-call]  # untyped
+        # the map is another one after the file has grown
+        self._file._m[self._start : self._end] = _DOUBLE(self._value)  # noqa: SLF001
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         self._value = value
-        self._write(self._key, value, timestamp or 0.0)  # type: ignore[no-untyped-call]  # untyped
+        self._file.write_value(self._key, value, timestamp or 0.0)  # type: ignore[no-untyped-call]  # untyped
 
     def get(self) -> float:
         return float(self._value)
@@ -174,6 +182,25 @@ class _Instruments:
         self.in_flight = Gauge("llm_in_flight", "Calls that are open.", registry=registry, multiprocess_mode="livesum")
 
 
+def _adder(counter: Counter | Gauge) -> _Add:
+    """The `inc` of the number behind an instrument: without the checks of arguments that are ours."""
+    add: _Add = counter._value.inc  # noqa: SLF001  it has no public way
+    return add
+
+
+def _observer(histogram: Histogram) -> _Add:
+    """As `histogram.observe`, which walks the buckets one by one. The amount must not be negative or NaN."""
+    bounds: list[float] = histogram._upper_bounds  # noqa: SLF001  as above
+    add_sum: _Add = histogram._sum.inc  # noqa: SLF001
+    add_one: list[_Add] = [bucket.inc for bucket in histogram._buckets]  # noqa: SLF001
+
+    def observe(amount: float) -> None:
+        add_sum(amount)
+        add_one[bisect_left(bounds, amount)](1.0)
+
+    return observe
+
+
 class _Cell:
     """The label children that records of one kind count into: found by one dictionary look-up per record."""
 
@@ -183,49 +210,49 @@ class _Cell:
         who = (labels["team"], labels["app"], labels["provider"], labels["model"])
         at = (labels["provider"], labels["model"])
         gen_ai = (labels["operation"], labels["provider"], labels["request_model"], labels["response_model"])
-        self.always: list[Counter] = [instruments.requests.labels(*who, labels["endpoint"], outcome)]
+        self.always = [_adder(instruments.requests.labels(*who, labels["endpoint"], outcome))]
         if outcome == Outcome.REFUSED:
-            self.always.append(instruments.refusals.labels(error, labels["team"], labels["endpoint"]))
-        self.tokens: Mapping[str, Counter] = {}
-        self.usage: Mapping[str, Histogram] = {}
-        self.cost: Counter | None = None
-        self.unknown_cost: Counter | None = None
-        self.duration: Histogram | None = None
-        self.first_token: Histogram | None = None
+            self.always.append(_adder(instruments.refusals.labels(error, labels["team"], labels["endpoint"])))
+        self.tokens: Mapping[str, _Add] = {}
+        self.usage: Mapping[str, _Add] = {}
+        self.cost: _Add | None = None
+        self.unknown_cost: _Add | None = None
+        self.duration: _Add | None = None
+        self.first_token: _Add | None = None
         if outcome in _CALLED:
-            self.tokens = {kind: instruments.tokens.labels(*who, kind) for kind in _KINDS}
-            self.usage = {kind: instruments.usage.labels(*gen_ai, kind) for kind in ("input", "output")}
-            self.cost = instruments.cost.labels(*who)
-            self.duration = instruments.duration.labels(*gen_ai, error)
-            self.unknown_cost = instruments.cost_unknown.labels(*at)
+            self.tokens = {kind: _adder(instruments.tokens.labels(*who, kind)) for kind in _KINDS}
+            self.usage = {kind: _observer(instruments.usage.labels(*gen_ai, kind)) for kind in ("input", "output")}
+            self.cost = _adder(instruments.cost.labels(*who))
+            self.duration = _observer(instruments.duration.labels(*gen_ai, error))
+            self.unknown_cost = _adder(instruments.cost_unknown.labels(*at))
         if outcome == Outcome.OK:
-            self.first_token = instruments.first_token.labels(*gen_ai)
+            self.first_token = _observer(instruments.first_token.labels(*gen_ai))
 
     def count(self, record: Record) -> None:
         """Count one record."""
-        for counter in self.always:
-            counter.inc()
+        for add in self.always:
+            add(1.0)
         if self.duration is not None:
-            self.duration.observe(max(0.0, record.duration))
+            self.duration(max(0.0, record.duration))
         if self.first_token is not None and record.stream and record.time_to_first_byte is not None:
-            self.first_token.observe(max(0.0, record.time_to_first_byte))
-        if record.usage is not None:
+            self.first_token(max(0.0, record.time_to_first_byte))
+        if record.usage is not None and record.usage_source != UsageSource.NONE:  # a count of tokens uses none
             self._count_usage(record.usage)
         if self.cost is not None and self.unknown_cost is not None:
             if record.cost is not None:
-                self.cost.inc(float(record.cost))
+                self.cost(float(record.cost))
             elif record.cost_reason:
-                self.unknown_cost.inc()
+                self.unknown_cost(1.0)
 
     def _count_usage(self, usage: Usage) -> None:
-        for kind, counter in self.tokens.items():
+        for kind, add in self.tokens.items():
             count = getattr(usage, kind)
-            if count:
-                counter.inc(count)
-        for kind, histogram in self.usage.items():
+            if count and count > 0:  # a counter never falls, whatever a provider reports
+                add(count)
+        for kind, observe in self.usage.items():
             count = getattr(usage, kind)
             if count is not None:
-                histogram.observe(count)
+                observe(count)
 
 
 class MetricsSink:
@@ -236,14 +263,16 @@ class MetricsSink:
         self._instruments = _Instruments(registry)
         self._values = LabelValues(value_limit, self._instruments.overflow)
         self._cells: dict[tuple[object, ...], tuple[_Cell, tuple[Counter, ...]]] = {}
+        self._in_flight = _adder(self._instruments.in_flight)
+        self._policy = _observer(self._instruments.policy)
 
     def opened(self) -> None:
         """Count a call in."""
-        self._instruments.in_flight.inc()
+        self._in_flight(1.0)
 
     def closed(self) -> None:
         """Count a call out."""
-        self._instruments.in_flight.dec()
+        self._in_flight(-1.0)
 
     def write(self, record: Record) -> None:
         """Count the record in every instrument."""
@@ -259,7 +288,7 @@ class MetricsSink:
         cell.count(record)
         for counter in overflow:
             counter.inc()
-        self._instruments.policy.observe(max(0.0, record.policy_seconds))
+        self._policy(max(0.0, record.policy_seconds))
 
     observe = write
 
@@ -283,7 +312,7 @@ class MetricsSink:
                 overflow[kind] = counter
         cell = _Cell(self._instruments, labels, record.outcome, _error_type(record))
         if record.usage_source == UsageSource.ESTIMATED:
-            cell.always.append(self._instruments.estimated.labels(labels["provider"], labels["model"]))
+            cell.always.append(_adder(self._instruments.estimated.labels(labels["provider"], labels["model"])))
         if len(self._cells) >= _MAX_CELLS:
             self._cells.clear()  # keys hold what callers send; the children stay, a cell is cheap to make again
         self._cells[key] = (cell, tuple(overflow.values()))

@@ -5,7 +5,9 @@ The line is made from the `Record` alone, which holds none of these by construct
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -44,15 +46,14 @@ _TOKENS: Final = (
 )
 
 
+_plain: Final[Callable[[Record], tuple[object, ...]]] = attrgetter(*_PLAIN)
+_by_caller: Final[Callable[[Record], tuple[str, ...]]] = attrgetter(*_BY_CALLER)
+
+
 def as_fields(record: Record) -> dict[str, object]:
     """Give the fields of the line. Empty and unknown ones are absent; times in ms; `cost_usd` is an exact decimal text."""
-    fields: dict[str, object] = {}
-    for name in _PLAIN:
-        value = getattr(record, name)
-        if value != "":
-            fields[name] = value
-    for name in _BY_CALLER:
-        text = getattr(record, name)
+    fields = {name: value for name, value in zip(_PLAIN, _plain(record), strict=True) if value != ""}
+    for name, text in zip(_BY_CALLER, _by_caller(record), strict=True):
         if len(text) > _ANY_CHARACTERS:
             fields[name] = _cut(text)
     fields["duration_ms"] = round(record.duration * 1000, 3)
@@ -79,10 +80,13 @@ def _tokens(usage: Usage) -> dict[str, int]:
     return {name: count for kind, name in _TOKENS if (count := getattr(usage, kind)) is not None}
 
 
-def _stamp(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    at = datetime.fromtimestamp(event.pop("ended_at"), UTC)
-    event["timestamp"] = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return event
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _readable() -> Callable[[MutableMapping[str, object]], bytes | str]:
+    show = structlog.dev.ConsoleRenderer(colors=False)
+    return lambda event: show(None, "info", escape_controls(None, "info", event))
 
 
 class RecordLog:
@@ -90,16 +94,12 @@ class RecordLog:
 
     def __init__(self, writer: LineWriter, form: str = "json") -> None:
         """Share the process's `writer`, so that records and other lines keep their order."""
-        render: list[structlog.typing.Processor] = [_stamp]
-        if form == "console":
-            render += [escape_controls, structlog.dev.ConsoleRenderer(colors=False)]
-        else:
-            render += [structlog.processors.JSONRenderer(serializer=to_json)]
-        # `bind` once: the proxy of `wrap_logger` would assemble the logger again at each call
-        self._log = structlog.wrap_logger(
-            LineLogger(writer), processors=render, wrapper_class=structlog.BoundLogger
-        ).bind()
+        # structlog's renderers without its logger, which costs more than the rest of the line
+        self._render = _readable() if form == "console" else to_json
+        self._lines = LineLogger(writer)
 
     def write(self, record: Record) -> None:
         """Write one line."""
-        self._log.info("exchange", ended_at=record.started_at + record.duration, level="info", **as_fields(record))
+        line = {"level": "info", **as_fields(record), "event": "exchange"}
+        line["timestamp"] = _stamp(record.started_at + record.duration)
+        self._lines.msg(self._render(line))

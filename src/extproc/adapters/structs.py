@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
+from extproc.exchange.actions import Fixed
+
 _DOUBLE: Final = struct.Struct("<d").pack
 _TRUE: Final = b"\x20\x01"
 _FALSE: Final = b"\x20\x00"
@@ -36,13 +38,32 @@ def varint(number: int) -> bytes:
 
 def encode_struct(values: Mapping[str, object]) -> bytes:
     """Encode a Struct: keys in the order given. Raises TypeError for a value that JSON does not have."""
+    if type(values) is Fixed:
+        if values.encoded is None:
+            values.encoded = _struct(values)
+        return values.encoded
+    return _struct(values)
+
+
+def _struct(values: Mapping[str, object]) -> bytes:
     parts: list[bytes] = []
     for key, value in values.items():
-        if isinstance(value, str):
-            parts.append(_text_entry(key, value) if len(value) <= _LONGEST_KEPT else _entry(key, _text(value)))
+        kind = type(value)
+        if isinstance(value, str) and len(value) <= _LONGEST_KEPT:
+            parts.append(_text_entry(key, value))
+        elif kind is int or kind is float:
+            parts += (_number_start(key), _DOUBLE(value))
         else:
             parts.append(_entry(key, encode_value(value)))
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _number_start(key: str) -> bytes:
+    """All of an entry whose value is a number but the eight bytes of the number: its lengths are known before."""
+    size = 1 + 8
+    start = _key(key) + varint(size) + b"\x11"
+    return b"\x0a" + varint(len(start) + 8) + start
 
 
 @lru_cache(maxsize=4096)

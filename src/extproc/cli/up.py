@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from extproc.adapters.metrics_server import split_address
 from extproc.bootstrap import Place, Sidecar, make_writer, open_keys, own, set_up_logging
 from extproc.cli.facts import gateway_facts, idle_times
 from extproc.cli.output import FAILED, OK, say
-from extproc.cli.place import CONFIG_NAME, add_place, config_path, found_config, read_config, state_folder
+from extproc.cli.place import CONFIG_NAME, STATE_NAME, add_place, config_path, found_config, read_config, state_folder
 from extproc.cli.ports import ADMIN, LOOPBACK, PORTS, check_free, chosen
 from extproc.cli.simulators import Simulated, Simulators
 from extproc.cli.try_call import LOG_NAME
@@ -278,11 +279,24 @@ def _tell(settings: Settings, made: Made, version: tuple[int, int, int]) -> None
         f"  trust bundle      {bundle}",
         f"  logs              {settings.place.log}, {settings.folder / 'run'}",
         "",
-        'Point an SDK here:   eval "$(extproc env)"',
-        "Or watch one call:   extproc try",
+        f'Point an SDK here:   eval "$(extproc env{_elsewhere(settings, "--port {}")})"',
+        f"Or watch one call:   extproc try{_elsewhere(settings, f'--proxy {LOOPBACK}:{{}}')}",
     ]
     say("\n".join(lines))
     sys.stderr.flush()
+
+
+def _elsewhere(settings: Settings, port: str) -> str:
+    """The options that another command needs to find this gateway, beyond its defaults."""
+    place, connect = settings.place, settings.ports["connect"]
+    options = []
+    if place.state != Path(STATE_NAME).absolute():
+        options.append(f"--state {shlex.quote(str(place.state))}")
+    if place.config != Path(CONFIG_NAME).absolute() or options:
+        options.append(f"--config {shlex.quote(str(place.config))}")
+    if connect != PORTS["connect"]:
+        options.append(port.format(connect))
+    return "".join(f" {option}" for option in options)
 
 
 def _about_key(path: Path, made: Made) -> str:

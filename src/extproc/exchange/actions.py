@@ -14,6 +14,17 @@ Metadata = Mapping[str, object]
 """Dynamic metadata by namespace: JSON-like values (str, bool, float, list, dict), for google.protobuf.Struct."""
 
 
+class Fixed(dict[str, object]):
+    """A piece of metadata that is the same for many calls and is never changed: the codec keeps its encoding with it."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        """`values` are copied."""
+        super().__init__(values)
+        self.encoded: bytes | None = None
+
+
 class BodyMode(Enum):
     """How Envoy hands us a body: the values of ProcessingMode.BodySendMode."""
 

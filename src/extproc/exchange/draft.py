@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from extproc.dialects.dialect import Edit
-from extproc.exchange.actions import Answer, BodyMode, HeaderChange
+from extproc.exchange.actions import Answer, BodyMode, Fixed, HeaderChange
 
 
 @dataclass(slots=True)
@@ -25,7 +25,17 @@ class Draft:
 
     def note(self, namespace: str, **values: object) -> None:
         """Add dynamic metadata under `namespace`."""
-        self.metadata.setdefault(namespace, {}).update(values)
+        self.merge(namespace, values)
+
+    def merge(self, namespace: str, values: dict[str, object]) -> None:
+        """Add dynamic metadata under `namespace`; where it is the only one there, `values` itself goes out."""
+        there = self.metadata.get(namespace)
+        if there is None:
+            self.metadata[namespace] = values
+        elif type(there) is Fixed:
+            self.metadata[namespace] = {**there, **values}
+        else:
+            there.update(values)
 
     def change(self) -> HeaderChange:
         """The header mutation so far. A header that is set is not also removed."""

@@ -216,7 +216,7 @@ class Exchange:
         if dialect is not None and dialect.method == "POST":
             facts.request = dialect.read_request(body)
         yield from self._run(self._setup.hooks.request_body, "request_body", RequestBody(at, body, end=True))
-        draft.note("llm", **request_metadata(facts))
+        draft.merge("llm", request_metadata(facts))
         edited = splice(body, draft.edits) if draft.edits else None
         if edited is not None:
             draft.set["content-length"] = str(len(edited))
@@ -316,7 +316,7 @@ class Exchange:
             facts.outcome = Outcome.PROVIDER_ERROR
         elif reader is None or reader.finished:
             facts.outcome = Outcome.OK
-        self._response_draft.note("llm", **final_metadata(facts))
+        self._response_draft.merge("llm", final_metadata(facts))
 
     # ---- ends -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ already sent is ignored. Two things that look like errors are not:
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 
 from extproc.errors import ProtocolError
 from extproc.exchange.events import (
@@ -26,7 +26,7 @@ from extproc.exchange.events import (
 )
 
 
-class Phase(Enum):
+class Phase(IntEnum):  # an int's hash is computed in C: it is looked up for every event
     """Where one side stands: what it waits for."""
 
     HEADERS = auto()
@@ -60,7 +60,7 @@ _NEXT: dict[tuple[Phase, type[Event], bool], tuple[Phase, Step]] = {
     (Phase.DONE, ResponseTrailers, True): (Phase.DONE, Step.IGNORE),
 }
 
-_REQUEST_SIDE = (RequestHeaders, RequestBody, RequestTrailers)
+_REQUEST_SIDE = frozenset({RequestHeaders, RequestBody, RequestTrailers})
 
 
 def carries_data(event: Event) -> bool:
@@ -91,10 +91,11 @@ class Phases:
         """Move the side of `event` on. Raises `ProtocolError` if the event may not come now."""
         if self.request is Phase.CLOSED:
             return Step.IGNORE
-        on_request = isinstance(event, _REQUEST_SIDE)
+        kind = type(event)
+        on_request = kind in _REQUEST_SIDE
         phase = self.request if on_request else self.response
         ends = getattr(event, "end", True)
-        found = _NEXT.get((phase, type(event), ends))
+        found = _NEXT.get((phase, kind, ends))
         if found is None or (found[1] is Step.IGNORE and carries_data(event)):
             raise ProtocolError(f"{type(event).__name__} (end={ends}) while that side is {phase.name}")
         if on_request:

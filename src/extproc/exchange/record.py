@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import lru_cache
 
 import msgspec
 
+from extproc.exchange.actions import Fixed
 from extproc.exchange.facts import Cost, Facts, Outcome, UsageSource
 from extproc.usage import Usage
 
@@ -104,20 +106,35 @@ def make_record(facts: Facts, ended: Ended) -> Record:
     )
 
 
-def request_metadata(facts: Facts) -> dict[str, object]:
-    """The `llm` dynamic metadata as the request goes out: who, what, where."""
+def request_metadata(facts: Facts) -> Fixed:
+    """The `llm` dynamic metadata as the request goes out: who, what, where. Calls that are alike share it."""
     caller, endpoint, target = facts.caller, facts.endpoint, facts.target
-    values: dict[str, object] = {"decision": "allow", "stream": facts.stream}
-    if caller is not None:
-        values.update(team=caller.team, app=caller.app, key_id=caller.key_id)
+    who = (caller.team, caller.app, caller.key_id) if caller is not None else None
+    where = None
     if endpoint is not None:
-        values["endpoint"] = endpoint.dialect.name if endpoint.dialect is not None else "unread"
-        values["provider"] = target.provider if target is not None else endpoint.provider
-    if target is not None and target.model:
-        values["model"] = target.model
-        values["requested_model"] = facts.requested_model
-    values.update(facts.labels)
-    return values
+        name = endpoint.dialect.name if endpoint.dialect is not None else "unread"
+        where = (name, target.provider if target is not None else endpoint.provider)
+    models = (target.model, facts.requested_model) if target is not None and target.model else None
+    return _request_metadata(who, where, models, (("stream", facts.stream), *facts.labels.items()))
+
+
+@lru_cache(maxsize=4096)
+def _request_metadata(
+    who: tuple[str, str, str] | None,
+    where: tuple[str, str] | None,
+    models: tuple[str, str] | None,
+    others: tuple[tuple[str, bool | str], ...],
+) -> Fixed:
+    (_, stream), *labels = others
+    values: dict[str, object] = {"decision": "allow", "stream": stream}
+    if who is not None:
+        values["team"], values["app"], values["key_id"] = who
+    if where is not None:
+        values["endpoint"], values["provider"] = where
+    if models is not None:
+        values["model"], values["requested_model"] = models
+    values.update(labels)
+    return Fixed(values)
 
 
 def final_metadata(facts: Facts) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from extproc.errors import ErrorCode, Rejection
+from extproc.exchange.actions import Fixed
 from extproc.exchange.draft import Draft
 from extproc.exchange.events import RequestBody
 from extproc.exchange.facts import Facts, Target
@@ -28,6 +29,7 @@ class Route(msgspec.Struct, frozen=True):
     api: str
     chain: tuple[str, ...]
     groups: list[dict[str, object]]
+    candidates: Fixed  # the groups as dynamic metadata
 
 
 def make_route(provider: str, api: str, clusters: tuple[tuple[str, str], ...]) -> Route:
@@ -35,7 +37,8 @@ def make_route(provider: str, api: str, clusters: tuple[tuple[str, str], ...]) -
     groups: list[dict[str, object]] = [
         {"name": name, "clusters": [{"cluster_name": cluster, "weight": 1}]} for name, cluster in clusters
     ]
-    return Route(provider, api, tuple(cluster for _, cluster in clusters), groups)
+    chain = tuple(cluster for _, cluster in clusters)
+    return Route(provider, api, chain, groups, Fixed({"priority_groups": groups}))
 
 
 class Aliases(msgspec.Struct, frozen=True):
@@ -77,4 +80,4 @@ class AliasPolicy(Policy):
                     draft.edits.append(request.model_edit(resolved))
                 model = resolved
         facts.target = Target(route.provider, model, route.chain)
-        draft.metadata[CANDIDATES] = {"priority_groups": route.groups}
+        draft.metadata[CANDIDATES] = route.candidates

@@ -30,8 +30,7 @@ class AuthorizePolicy(Policy):
             raise Rejection(403, ErrorCode.POLICY_ENDPOINT_NOT_ALLOWED, "This call has no identity.")
         dialect = facts.endpoint.dialect
         name = dialect.name if dialect is not None else UNREAD_ENDPOINT
-        rules = self._grants.of(facts.caller)
-        self._rules = tuple(rule for rule in rules if matches(rule.endpoints, name))
+        self._rules = self._grants.at(facts.caller, name)
         if not self._rules:
             raise Rejection(
                 403,

@@ -11,7 +11,10 @@ from extproc.exchange.effects import Caller
 
 def matches(patterns: tuple[str, ...], value: str) -> bool:
     """Whether any glob matches, case-sensitively."""
-    return any(pattern in ("*", value) or fnmatchcase(value, pattern) for pattern in patterns)
+    for pattern in patterns:  # noqa: SIM110  a generator would cost more than what it does here
+        if pattern in ("*", value) or fnmatchcase(value, pattern):
+            return True
+    return False
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -40,6 +43,7 @@ class Grants:
         """Compiled once per configuration."""
         self._rules = rules
         self._memo: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
+        self._by_endpoint: dict[tuple[str, str, str, str], tuple[Rule, ...]] = {}
 
     def of(self, caller: Caller) -> tuple[Rule, ...]:
         """The rules that cover `caller`; none means that it may do nothing."""
@@ -51,9 +55,22 @@ class Grants:
                 self._memo[key] = found
         return found
 
+    def at(self, caller: Caller, endpoint: str) -> tuple[Rule, ...]:
+        """The rules that cover `caller` and open `endpoint`."""
+        key = (caller.team, caller.app, caller.tenant, endpoint)
+        found = self._by_endpoint.get(key)
+        if found is None:
+            found = tuple(rule for rule in self.of(caller) if matches(rule.endpoints, endpoint))
+            if len(self._by_endpoint) < 10_000:
+                self._by_endpoint[key] = found
+        return found
+
 
 def allows(rules: tuple[Rule, ...], provider: str, models: tuple[str, ...]) -> bool:
     """Whether one rule allows `provider` and any of the names a model goes by (alias, resolved)."""
-    return any(
-        matches(rule.providers, provider) and any(matches(rule.models, model) for model in models) for rule in rules
-    )
+    for rule in rules:
+        if matches(rule.providers, provider):
+            for model in models:
+                if matches(rule.models, model):
+                    return True
+    return False

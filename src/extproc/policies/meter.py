@@ -11,7 +11,7 @@ from typing import ClassVar, Final, cast
 
 import msgspec
 
-from extproc.dialects.dialect import ReadLimits, ResponseReader
+from extproc.dialects.dialect import ReadLimits, RequestView, ResponseReader
 from extproc.dialects.encoding import Decoder, decoder
 from extproc.errors import EffectError, ErrorCode, Rejection
 from extproc.exchange.actions import BodyMode
@@ -27,6 +27,8 @@ _STREAM_TYPES: Final = ("text/event-stream", "application/vnd.amazon.eventstream
 # running counts go out as metadata once per this many content events: an aborted stream leaves the last of them
 _EVERY: Final = 32
 _BYTES_A_TOKEN: Final = 3  # fewer than text has on the average: an estimate that errs, errs high
+_ATTACHED: Final = "url"  # the kind of a text that is a link to an image or a file, or holds its base64
+_TOKENS_ATTACHED: Final = 1500  # what the vendors take for a large image
 
 
 class MeterLimits(msgspec.Struct, frozen=True):
@@ -154,7 +156,7 @@ class MeterPolicy(Policy):
         facts.usage_source = UsageSource.ESTIMATED
         read = partial.input
         if read is None:
-            read = yield from _count(target.model, [span.value for span in request.texts()])
+            read = yield from _read(request, target.model, facts.request_bytes)
         facts.usage = msgspec.structs.replace(partial, input=read)
         operation = facts.endpoint.dialect.operation if facts.endpoint is not None and facts.endpoint.dialect else ""
         if operation != "chat":
@@ -168,6 +170,18 @@ class MeterPolicy(Policy):
             written = response.bytes // _BYTES_A_TOKEN  # the beginning of a JSON body, which cannot be read
         output = max(written, partial.output or 0, reader.events)
         facts.usage = msgspec.structs.replace(partial, input=read, output=output)
+
+
+def _read(request: RequestView, model: str, size: int) -> Generator[Effect, object, int]:
+    """Tokens of a request of `size` bytes: its texts are counted, and each image or file in it by a flat number."""
+    try:
+        spans = list(request.texts())
+    except (Rejection, RecursionError):  # nested deeper than texts can be found in
+        spans = []
+    if not spans:  # token ids, or nothing that can be found
+        return size // _BYTES_A_TOKEN
+    texts = [span.value for span in spans if span.kind != _ATTACHED]
+    return (len(spans) - len(texts)) * _TOKENS_ATTACHED + (yield from _count(model, texts))
 
 
 def _count(model: str, texts: Sequence[str]) -> Generator[Effect, object, int]:
