@@ -186,7 +186,7 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     troubles = _Troubles(parent)
     reload = _Reload(place, host, state, troubles).watcher(data)
     watchers = (reload.run, _key_watcher(config, keys, state, troubles))
-    return Parts(server, health, watchers, lambda: host.open, config.workers.drain)
+    return Parts(server, health, watchers, lambda: host.open, host.settled, config.workers.drain)
 
 
 def run_worker(place: Place, launch: Launch) -> None:

@@ -139,7 +139,8 @@ def test_an_open_call_is_in_flight(counted: Any) -> None:
     with raw(machine) as http:
         url = f"{machine.url()}/v1/chat/completions"
         with http.stream("POST", url, json=body, headers=headers) as answer:
-            next(answer.iter_raw())
+            pieces = answer.iter_raw()  # kept: a generator that goes closes the connection
+            next(pieces)
             found = [
                 summed(machine, "admin", "envoy_llm_in_flight", "entry"),
                 summed(machine, "metrics", "llm_in_flight"),

@@ -15,7 +15,8 @@ import structlog
 from extproc.adapters.codec import Codec
 from extproc.adapters.host import Conversation, Host
 from extproc.errors import ProtocolError
-from extproc.exchange.actions import Action, Reset
+from extproc.exchange.actions import Reset
+from extproc.exchange.events import Event
 from extproc.exchange.machine import Modes
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -53,23 +54,18 @@ class Processor:
                 except Exception:
                     self._log.exception("policy crashed")
                     actions = conversation.fail()
-                await self._send(codec, context, actions)
+                for action in actions:
+                    if isinstance(action, Reset):
+                        await context.abort(grpc.StatusCode.CANCELLED, action.details)
+                    await context.write(codec.encode(action))
+                if conversation.complete:
+                    return
         except ProtocolError as error:
             self._log.error("protocol error", reason=str(error))
             await context.abort(grpc.StatusCode.INTERNAL, "protocol error")
         finally:
             if conversation is not None:
-                await self._close(conversation)
-
-    async def _close(self, conversation: Conversation) -> None:
-        await conversation.close()
-
-    @staticmethod
-    async def _send(codec: Codec, context: Stream, actions: tuple[Action, ...]) -> None:
-        for action in actions:
-            if isinstance(action, Reset):
-                await context.abort(grpc.StatusCode.CANCELLED, action.details)
-            await context.write(codec.encode(action))
+                await conversation.close()
 
 
 def make_server(

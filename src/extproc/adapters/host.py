@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Protocol, TypeVar
 
 from extproc.adapters.keys import KeyStore
@@ -19,7 +19,7 @@ from extproc.exchange.effects import CountTokens, Effect, FindKey
 from extproc.exchange.events import Event
 from extproc.exchange.facts import Origin
 from extproc.exchange.machine import Exchange, Modes
-from extproc.exchange.record import Ended, Record
+from extproc.exchange.record import Ended, Record, make_record
 from extproc.runtime import Runtime
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class Host:
         self._sinks = sinks
         self._numbers = itertools.count(1)
         self._prefix = f"{time.time_ns():x}"
+        self._settling: set[asyncio.Future[Record]] = set()
         self.open = 0
         self.gauge: Gauge | None = None
 
@@ -84,6 +85,21 @@ class Host:
         except (OSError, ValueError) as error:
             raise EffectError("token counting failed") from error
 
+    def settle(
+        self, work: Coroutine[object, object, Record], done: Callable[[asyncio.Future[Record]], None]
+    ) -> asyncio.Future[Record]:
+        """Run what is left of an exchange's end in a task of the host's own, which no cancelled stream takes along."""
+        task = asyncio.ensure_future(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        task.add_done_callback(done)
+        return task
+
+    async def settled(self) -> None:
+        """Wait until every exchange that has ended is on record."""
+        while self._settling:
+            await asyncio.wait(self._settling)
+
     def publish(self, record: Record) -> None:
         """Give the record to every sink."""
         for sink in self._sinks:
@@ -91,9 +107,9 @@ class Host:
 
 
 class Conversation:
-    """One exchange with its effects performed. `run` per event, `close` once."""
+    """One exchange with its effects performed. `run` per event, `end` once."""
 
-    __slots__ = ("_closed", "_exchange", "_host", "_id", "_spent")
+    __slots__ = ("_ended", "_exchange", "_host", "_id", "_published", "_spent", "_task")
 
     def __init__(self, host: Host, exchange: Exchange, identity: str) -> None:
         """Made by `Host.begin`."""
@@ -101,7 +117,9 @@ class Conversation:
         self._exchange = exchange
         self._id = identity
         self._spent = 0.0
-        self._closed = False
+        self._ended: Ended | None = None
+        self._task: asyncio.Future[Record] | None = None
+        self._published = False
         host.enter()
 
     async def run(self, event: Event) -> tuple[Action, ...]:
@@ -112,7 +130,12 @@ class Conversation:
             # most events need nothing of the outside, or what is in memory: they are done without a coroutine more
             effect = next(steps)
             while isinstance(effect, FindKey):
-                effect = steps.send(self._host.find_key(effect))
+                try:
+                    found = self._host.find_key(effect)
+                except EffectError as error:
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(found)
             return await self._drive(steps, effect)
         except StopIteration as stop:
             actions: tuple[Action, ...] = stop.value
@@ -120,22 +143,52 @@ class Conversation:
         finally:
             self._spent += time.perf_counter() - began
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing can come any more: the stream may be ended without waiting for Envoy to do so."""
+        return self._exchange.complete
+
     def fail(self) -> tuple[Action, ...]:
         """The answer to a crash."""
         return self._exchange.fail()
 
-    async def close(self) -> None:
-        """Finish the exchange and publish its record; a second call does nothing."""
-        if self._closed:
+    def end(self) -> None:
+        """Finish the exchange and publish its record; a second call does nothing.
+
+        Never waits: a transport's handler may be cancelled again at any `await`, and the record must not depend on it.
+        What needs the outside (counting tokens) is finished by a task of the host.
+        """
+        if self._ended is not None:
             return
-        self._closed = True
         self._host.leave()
-        ended = Ended(id=self._id, at=time.monotonic(), policy_seconds=self._spent)
-        steps = self._exchange.finish(ended)
+        self._ended = Ended(id=self._id, at=time.monotonic(), policy_seconds=self._spent)
+        steps = self._exchange.finish(self._ended)
         try:
-            record = await self._drive(steps, next(steps))
+            effect = next(steps)
         except StopIteration as stop:
-            record = stop.value
+            self._publish(stop.value)
+            return
+        self._task = self._host.settle(self._drive(steps, effect), self._settled)
+
+    async def close(self) -> None:
+        """`end`, and wait until the record is published."""
+        self.end()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def give_up(self) -> None:
+        """A policy's `finish` crashed: the record is made of what is known."""
+        if self._ended is not None and not self._published:
+            self._publish(make_record(self._exchange.facts, self._ended))
+
+    def _settled(self, task: asyncio.Future[Record]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self.give_up()
+        else:
+            self._publish(task.result())
+
+    def _publish(self, record: Record) -> None:
+        self._published = True
         self._host.publish(record)
 
     async def _drive(self, steps: Generator[Effect, object, T], effect: Effect) -> T:

@@ -31,6 +31,7 @@ class Parts:
     health: Health
     watchers: tuple[Callable[[], Awaitable[None]], ...]
     open_exchanges: Callable[[], int]
+    settled: Callable[[], Awaitable[None]]  # every exchange that has ended is on record
     drain: float  # seconds that open exchanges may take to finish
 
 
@@ -97,3 +98,4 @@ class Worker:
         await asyncio.sleep(NOTICE)
         parts.health.close()  # an open Watch would hold the server to the end of its drain
         await parts.server.stop(parts.drain)
+        await parts.settled()

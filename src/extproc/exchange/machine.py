@@ -136,6 +136,11 @@ class Exchange:
         except Rejection as rejection:
             return self._refuse(rejection)
 
+    @property
+    def complete(self) -> bool:
+        """Whether both sides have ended and all is answered. Never in full duplex, where an early end loses bytes."""
+        return self._phases.done and BodyMode.FULL_DUPLEX_STREAMED not in (self._modes.request, self._modes.response)
+
     def fail(self) -> tuple[Action, ...]:
         """A policy crashed: the caller gets a generic refusal without detail, or a clean end of its stream."""
         if self._phases.closed or self._ending:

@@ -83,6 +83,11 @@ class Phases:
         """Whether the exchange was ended by us."""
         return self.request is Phase.CLOSED
 
+    @property
+    def done(self) -> bool:
+        """Whether both sides have ended by themselves."""
+        return self.response is Phase.DONE and self.request is Phase.DONE
+
     def close(self) -> None:
         """End both sides: nothing that comes later is acted on."""
         self.request = self.response = Phase.CLOSED
