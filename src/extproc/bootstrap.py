@@ -191,7 +191,9 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
 
 def run_worker(place: Place, launch: Launch) -> None:
     """Be one worker process until it is told to stop. Raises `ConfigError`."""
-    share_values(place.state / _SHARED, launch.worker)
+    shared = place.state / _SHARED
+    shared.mkdir(parents=True, exist_ok=True, mode=0o700)  # a worker may run without a supervisor
+    share_values(shared, launch.worker)
     given = read_config(place)
     writer = make_writer(place)
     set_up_logging(given[0], writer)

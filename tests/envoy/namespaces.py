@@ -37,9 +37,7 @@ def why_not() -> str:
         return f"ip netns add: {made.stderr.strip()}"
     try:
         rules = "add table ip probe; add chain ip probe c { type nat hook prerouting priority dstnat; }"
-        tried = subprocess.run(
-            ["ip", "netns", "exec", name, "nft", rules], capture_output=True, text=True, check=False
-        )
+        tried = subprocess.run(["ip", "netns", "exec", name, "nft", rules], capture_output=True, text=True, check=False)
         return f"nft: {tried.stderr.strip()}" if tried.returncode else ""
     finally:
         run("ip", "netns", "delete", name)
@@ -79,5 +77,7 @@ def namespaces() -> Iterator[Namespaces]:
         yield made
     finally:
         shutil.rmtree(etc, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not ours alone
+            etc.parent.rmdir()
         for name in (made.app, made.gw):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)

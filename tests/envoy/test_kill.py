@@ -19,7 +19,7 @@ from envoy.machine import Machine, running
 pytestmark = pytest.mark.envoy
 
 OTHERS = 3  # calls that began after the kill and failed all the same: the goal is 0
-LATE = 100  # ms: an answer reaches the caller before its record is written, so a kill in between loses the record
+LATE = 300  # ms: a worker writes its records every 0.2 s, so kill -9 loses those of calls that have just ended
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def signal_to(pid: int, number: signal.Signals) -> float:
     return at
 
 
-def labels(machine: Machine, wanted: int, prefix: str) -> list[str]:
+def labels(machine: Machine, wanted: int, prefix: str, timeout: float = 10) -> list[str]:
     """Labels on record that begin so; waits for `wanted` of them."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + timeout
     while True:
         found = [one["labels"]["feature"] for one in machine.records() if "labels" in one]
         found = [label for label in found if label.startswith(prefix)]
@@ -97,12 +97,13 @@ def test_a_killed_worker_takes_only_its_open_streams_along(
     assert pid not in ready(mortal).values()
 
     good = {reply.label: reply.ended for reply in (*work.replies, *work.whole) if reply.status == 200}
-    on_record = labels(mortal, len(good) - work.loops, f"kill{slot}-")
+    on_record = labels(mortal, len(good), f"kill{slot}-", timeout=2)
     lost = [1000 * (at - good[label]) for label in good.keys() - set(on_record)]
     with capsys.disabled():
-        print(f"answered calls that the dead worker had not recorded: {len(lost)}, ms before the kill: {sorted(map(round, lost))}")
-    assert len(lost) <= work.loops
-    assert all(-LATE < early < LATE for early in lost), "only calls that ended as it died"
+        print(
+            f"answered calls that the dead worker had not recorded: {len(lost)}, ms before the kill: {sorted(map(round, lost))}"
+        )
+    assert all(-50 < early < LATE for early in lost), "only calls that ended shortly before it died"
     assert len(on_record) == len(set(on_record)), "a call that was tried on another worker has one record"
 
 
@@ -112,7 +113,9 @@ def test_a_planned_restart_fails_nobody(mortal: Machine, capsys: pytest.CaptureF
     pid = ready(mortal)[0]
     at = asyncio.run(under(work, lambda: signal_to(pid, signal.SIGTERM)))
     with capsys.disabled():
-        print(f"\nplanned restart under load: {len(work.replies)} calls, {len(work.whole)} streams, {len(work.failed)} failed")
+        print(
+            f"\nplanned restart under load: {len(work.replies)} calls, {len(work.whole)} streams, {len(work.failed)} failed"
+        )
     assert [] == work.failed
     assert [] == work.cut
     assert work.streams == len(work.whole)
@@ -168,7 +171,11 @@ def test_without_workers_and_supervisor_calls_fail_closed_at_once(
             return [await raw.send(port, raw.post(load.PATH, load.fields(machine), load.body())) for _ in range(count)]
 
         async def claude() -> raw.Reply:
-            fields = [("content-type", "application/json"), ("x-api-key", machine.key), ("anthropic-version", "2023-06-01")]
+            fields = [
+                ("content-type", "application/json"),
+                ("x-api-key", machine.key),
+                ("anthropic-version", "2023-06-01"),
+            ]
             return await raw.send(port, raw.post("/anthropic/v1/messages", fields, load.body()))
 
         assert [200] * 8 == [reply.status for reply in asyncio.run(calls(8))]

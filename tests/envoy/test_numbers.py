@@ -80,13 +80,15 @@ def test_requests_are_counted_by_outcome(counted: Any, source: str) -> None:
     machine, _, _ = counted
     name = "envoy_llm_requests_total" if source == "admin" else "llm_requests_total"
     assert wait_for(
-        lambda: summed(machine, source, name, "provider", "outcome", team="demo", app="demo")
-        == {
-            ("openai", "ok"): 4,
-            ("anthropic", "ok"): 2,
-            ("openai", "provider_error"): 1,
-            ("openai", "refused"): 2,
-        }
+        lambda: (
+            summed(machine, source, name, "provider", "outcome", team="demo", app="demo")
+            == {
+                ("openai", "ok"): 4,
+                ("anthropic", "ok"): 2,
+                ("openai", "provider_error"): 1,
+                ("openai", "refused"): 2,
+            }
+        )
     ), summed(machine, source, name, "provider", "outcome")
 
 

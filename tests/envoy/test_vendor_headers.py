@@ -109,7 +109,9 @@ def test_an_http1_vendor_sees_these_fields_and_no_other(tight: Machine, entry: s
 def test_an_app_gets_the_vendors_fields_and_bytes(request: pytest.FixtureRequest, machine: str, kind: str) -> None:
     """Status, body and every field are the vendor's, but for what HTTP itself needs; what a vendor may not say is gone."""
     gateway: Machine = request.getfixturevalue(machine)
-    body = b'{"id":"x",\n "object":"chat.completion", "choices":[], "usage":{"prompt_tokens":1,"completion_tokens":2}}\n'
+    body = (
+        b'{"id":"x",\n "object":"chat.completion", "choices":[], "usage":{"prompt_tokens":1,"completion_tokens":2}}\n'
+    )
     if kind == "stream":
         body = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"h\\u00e9"}}]}\n\n: ping\n\ndata: [DONE]\n\n'
     media = "text/event-stream; charset=utf-8" if kind == "stream" else "application/json"

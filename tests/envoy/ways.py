@@ -137,6 +137,8 @@ def numbers(machine: Machine, name: str) -> dict[tuple[str, frozenset[tuple[str,
     """Every sample of the gateway's own endpoint (`metrics`) or of Envoy's (`admin`), by name and labels."""
     text = machine.get(name, "/metrics" if name == "metrics" else "/stats/prometheus")
     if name == "admin":  # the rest is thousands of lines about Envoy itself
-        text = "".join(line + "\n" for line in text.splitlines() if re.match(r"(# TYPE )?envoy_\w*(llm|rds|cds)_", line))
+        text = "".join(
+            line + "\n" for line in text.splitlines() if re.match(r"(# TYPE )?envoy_\w*(llm|rds|cds)_", line)
+        )
     families = text_string_to_metric_families(text)
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}

@@ -15,7 +15,7 @@ import structlog
 from extproc.adapters.codec import Codec
 from extproc.adapters.host import Conversation, Host
 from extproc.errors import ProtocolError
-from extproc.exchange.actions import Reset
+from extproc.exchange.actions import Action, Reset
 from extproc.exchange.events import Event
 from extproc.exchange.machine import Modes
 
@@ -47,14 +47,7 @@ class Processor:
                 event = codec.decode(message, now)
                 if conversation is None:
                     conversation = self._host.begin(Modes(codec.request_mode, codec.response_mode), now)
-                try:
-                    actions = await conversation.run(event)
-                except ProtocolError:
-                    raise
-                except Exception:
-                    self._log.exception("policy crashed")
-                    actions = conversation.fail()
-                for action in actions:
+                for action in await self._run(conversation, event):
                     if isinstance(action, Reset):
                         await context.abort(grpc.StatusCode.CANCELLED, action.details)
                     await context.write(codec.encode(action))
@@ -65,7 +58,24 @@ class Processor:
             await context.abort(grpc.StatusCode.INTERNAL, "protocol error")
         finally:
             if conversation is not None:
-                await conversation.close()
+                self._end(conversation)
+
+    async def _run(self, conversation: Conversation, event: Event) -> tuple[Action, ...]:
+        try:
+            return await conversation.run(event)
+        except ProtocolError:
+            raise
+        except Exception:
+            self._log.exception("policy crashed")
+            return conversation.fail()
+
+    def _end(self, conversation: Conversation) -> None:
+        """No `await` here: grpc.aio cancels a handler again inside its `finally`, and the record must not be lost."""
+        try:
+            conversation.end()
+        except Exception:
+            self._log.exception("policy crashed at the end")
+            conversation.give_up()
 
 
 def make_server(

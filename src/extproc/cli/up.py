@@ -31,14 +31,13 @@ from extproc.cli.output import FAILED, OK, say
 from extproc.cli.place import CONFIG_NAME, STATE_NAME, add_place, config_path, found_config, read_config, state_folder
 from extproc.cli.ports import ADMIN, LOOPBACK, PORTS, check_free, chosen
 from extproc.cli.simulators import Simulated, Simulators
+from extproc.cli.starter import write_starter
 from extproc.cli.try_call import LOG_NAME
 from extproc.config import Config
 from extproc.errors import ConfigError
 
 NAME: Final = "up"
 HELP: Final = "run everything on this machine: certificates, key, workers, Envoy"
-
-_STARTER: Final = "starter.yaml"  # beside this file: the project's own gateway.yaml
 
 
 @dataclass(slots=True)
@@ -122,9 +121,7 @@ def _starter(args: argparse.Namespace) -> Path:
     if args.state is not None:
         return found_config(args)  # which is not there: it raises
     path = Path(CONFIG_NAME)
-    with path.open("xb") as file:
-        file.write(Path(__file__).with_name(_STARTER).read_bytes())
-    say(f"wrote {path.absolute()} to start from: it says who may call what; edit it while the gateway runs")
+    write_starter(path)
     return path
 
 
