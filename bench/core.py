@@ -7,7 +7,6 @@ costs with one part left out. `--profile` prints where the time goes. `core.py [
 from __future__ import annotations
 
 import argparse
-import asyncio
 import cProfile
 import gc
 import os

@@ -42,7 +42,9 @@ class Command:
             question["messages"].append(turn)
         question["messages"].append({"role": "user", "content": ""})
         short = self.size - len(json.dumps(question, separators=(",", ":")))
-        question["messages"][-1]["content"] = ("The quick brown fox jumps over the lazy dog. " * (short // 45 + 1))[:short]
+        question["messages"][-1]["content"] = ("The quick brown fox jumps over the lazy dog. " * (short // 45 + 1))[
+            :short
+        ]
         body = json.dumps(question, separators=(",", ":")).encode()
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: api.openai.com\r\naccept: application/json\r\n"

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway import VARIANTS, Gateway, cpu_seconds, memory
 from load import Command
+from rig import VARIANTS, Gateway, cpu_seconds, memory
 
 SETTLE = 0.05  # seconds: what comes after the last byte (records, log) belongs to the cell
 
@@ -56,7 +56,7 @@ class Load:
 def warm_up(gateway: Gateway, load: Load) -> None:
     """Call every variant until it answers, and then for a while: caches fill, connections open."""
     for variant in VARIANTS:
-        for attempt in range(50):
+        for _ in range(50):
             result = load.run(Command(gateway.ports[variant], gateway.key, 2048, 1, 0.0))
             if result["calls"]:
                 break

@@ -49,7 +49,9 @@ def answer(message: Any) -> Any:
         return pb.ProcessingResponse(response_body=pb.BodyResponse())
     if phase == "response_headers":
         found = {field.key: field.raw_value for field in message.response_headers.headers.headers}
-        whole = found.get("content-type") == b"application/json" and int(found.get("content-length", BUFFER + 1)) <= BUFFER
+        whole = (
+            found.get("content-type") == b"application/json" and int(found.get("content-length", BUFFER + 1)) <= BUFFER
+        )
         return pb.ProcessingResponse(
             response_headers=pb.HeadersResponse(), mode_override=BUFFERED if whole else STREAMED
         )

@@ -13,9 +13,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway import PROJECT, running
 from measure import Case, Load, held_streams, row, warm_up
 from report import markdown
+from rig import PROJECT, running
 
 OUT = Path(__file__).resolve().parent / "last.json"
 CASES = (

@@ -29,7 +29,9 @@ def _json_answer() -> bytes:
 def _event(delta: dict[str, str], usage: dict[str, int] | None = None) -> bytes:
     choices = [] if usage else [{"index": 0, "delta": delta, "finish_reason": None}]
     head = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1735689600, "model": MODEL}
-    return b"data: " + json.dumps({**head, "choices": choices, "usage": usage}, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps({**head, "choices": choices, "usage": usage}, separators=(",", ":")).encode() + b"\n\n"
+    )
 
 
 def _chunk(data: bytes) -> bytes:

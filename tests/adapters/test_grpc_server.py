@@ -245,6 +245,7 @@ async def test_a_message_over_the_limit_is_refused(tmp_path: Path) -> None:
         await gateway.books.wait(1)
         again = await requested(gateway)
         await again.end()
+        await gateway.books.wait(2)
 
     assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert [record.outcome for record in gateway.books.records] == [Outcome.CUT_SHORT, Outcome.CUT_SHORT]

@@ -12,10 +12,10 @@ import anthropic
 import httpx2
 import openai
 import pytest
+
 from envoy.conftest import TIGHT
 from envoy.machine import Machine, free_ports, running
 from envoy.ways import Way, client, raw, wait_for
-
 from extproc.adapters.pki import create_ca
 from extproc.sim.answer import SimAnswer
 
@@ -181,11 +181,11 @@ def test_an_sdk_tells_why_its_stream_ended(tight: Machine, api: str, version: st
     sdk = client(tight, api, Way("base_url", version, "sync"), default_headers={"x-sim-chunk-ms": "150"})
     body: dict[str, Any] = {"model": "brief-1", "messages": [{"role": "user", "content": "hi there " * 40}]}
     kinds: dict[str, Any] = {"openai": openai.APIError, "anthropic": anthropic.APIError}
-    with sdk, pytest.raises(kinds[api], match="longer than this gateway allows"):
-        if api == "openai":
-            list(sdk.chat.completions.create(**body, stream=True))
-        else:
-            list(sdk.messages.create(**body, max_tokens=500, stream=True))
+    with sdk:
+        made = sdk.chat.completions if api == "openai" else sdk.messages
+        stream = made.create(**body, max_tokens=500, stream=True)
+        with pytest.raises(kinds[api], match="longer than this gateway allows"):
+            list(stream)
 
 
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
@@ -291,9 +291,9 @@ def test_a_caller_that_hangs_up(request: pytest.FixtureRequest, api: str, machin
     sim = gateway.vendors.sims[api]
     before = gateway.vendors.do(lambda: sim.requests.hangups)
     call = Call(gateway, api, chunk_ms=40, tokens=2000)
-    with raw(gateway) as http:
-        with http.stream("POST", call.url, json={**call.body, "stream": True}, headers=call.headers) as answer:
-            assert b"data:" in next(answer.iter_raw())
+    asked = {"json": {**call.body, "stream": True}, "headers": call.headers}
+    with raw(gateway) as http, http.stream("POST", call.url, **asked) as answer:
+        assert b"data:" in next(answer.iter_raw())
     assert wait_for(lambda: gateway.vendors.do(lambda: sim.requests.hangups) > before)
     record = call.record()
     assert (record["outcome"], record["usage_source"]) == ("cut_short", "estimated")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import threading
 import time
@@ -13,9 +12,9 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from envoy.machine import Machine, running
 from envoy.ways import numbers, raw, wait_for
-
 from extproc.adapters.pki import write_sds_secret
 
 pytestmark = pytest.mark.envoy
@@ -153,12 +152,12 @@ def test_a_mounted_configuration_is_swapped(live: Machine) -> None:
     def mount(name: str, text: str) -> None:
         (folder / name).mkdir()
         (folder / name / "gateway.yaml").write_text(text)
-        os.symlink(name, folder / "..data_tmp")
+        (folder / "..data_tmp").symlink_to(name)
         (folder / "..data_tmp").rename(folder / "..data")
 
     before = generation(live)
     mount("..one", good.replace(ALIAS, ALIAS.replace("gpt-4o-mini", "gpt-4.1")))
-    os.symlink("..data/gateway.yaml", folder / ".link")
+    (folder / ".link").symlink_to("..data/gateway.yaml")
     (folder / ".link").rename(live.config)
     assert wait_for(lambda: generation(live) > before)
     ask(live)

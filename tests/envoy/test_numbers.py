@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+
 from envoy.machine import Machine, running
 from envoy.ways import numbers, raw, wait_for
 

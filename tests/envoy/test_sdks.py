@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from envoy.machine import HOSTS, Machine
 from envoy.ways import WAYS, Way, client, collect, settle
 

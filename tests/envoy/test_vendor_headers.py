@@ -7,9 +7,9 @@ import secrets
 from typing import Any
 
 import pytest
+
 from envoy.machine import Machine
 from envoy.ways import ENTRIES, origin, raw
-
 from extproc.sim.answer import SimAnswer
 from extproc.sim.seen import SeenRequest
 

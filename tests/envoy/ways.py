@@ -15,8 +15,9 @@ import anthropic
 import httpcore2
 import httpx2
 import openai
-from envoy.machine import HOSTS, Machine
 from prometheus_client.parser import text_string_to_metric_families
+
+from envoy.machine import HOSTS, Machine
 
 T = TypeVar("T")
 

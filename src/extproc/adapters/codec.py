@@ -117,9 +117,10 @@ class Attributes(Mapping[str, str]):
 
 
 def _text(value: Any) -> str:
+    found: str = value.string_value
+    if found:
+        return found
     kind = value.WhichOneof("kind")
-    if kind == "string_value":
-        return str(value.string_value)
     if kind == "number_value":
         number = float(value.number_value)
         return str(int(number)) if number.is_integer() else repr(number)
@@ -290,10 +291,26 @@ def _metadata(metadata: Metadata) -> list[bytes]:
 
 
 def _continue_body(action: ContinueBody) -> bytes:
+    if (
+        action.data is not None
+        and not action.metadata
+        and not action.reroute
+        and not (action.change.set or action.change.remove)
+    ):
+        return _data_head(action.request, len(action.data)) + action.data
     common = _common(action.change, action.reroute)
     if action.data is not None:
         common += _wrap(_BODY_MUTATION, _wrap(_BODY, [action.data]))
     return _body(action, common)
+
+
+@lru_cache(maxsize=4096)
+def _data_head(request: bool, size: int) -> bytes:
+    """All of a reply that replaces a body by `size` bytes, but the bytes: a stream has one for each piece."""
+    head = _BODY + varint(size)
+    for tag in (_BODY_MUTATION, _COMMON, _REQUEST_BODY if request else _RESPONSE_BODY):
+        head = tag + varint(len(head) + size) + head
+    return head
 
 
 def _stream_body(action: StreamBody) -> bytes:

@@ -6,7 +6,7 @@ Leaves are short-lived and made anew at each start; Envoy takes a new one by the
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,8 +35,11 @@ class Made:
     authority: bool = False
 
 
-def prepare(state: Path, config: Config, environ: Mapping[str, str]) -> Made:
-    """Make what is missing. Raises `ConfigError` with the cure for what is there and cannot be used."""
+def prepare(state: Path, config: Config, environ: Mapping[str, str], names: tuple[str, ...] = ()) -> Made:
+    """Make what is missing. Raises `ConfigError` with the cure for what is there and cannot be used.
+
+    `names`: further names of the gateway, which a new CA may sign for.
+    """
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     pepper, keys = config.keys.pepper, Path(config.keys.file)
     check_pepper(config.keys)
@@ -50,7 +53,7 @@ def prepare(state: Path, config: Config, environ: Mapping[str, str]) -> Made:
             KeyFile(keys, Hasher(read_pepper(pepper, environ))).create(FIRST_OWNER, note="made by first use").secret
         )
         pki.write_atomic(state / FIRST_KEY, secret.encode())
-    return Made(secret, _authority(state, config))
+    return Made(secret, _authority(state, config, names))
 
 
 def check_pepper(keys: Keys) -> None:
@@ -63,12 +66,12 @@ def check_pepper(keys: Keys) -> None:
         )
 
 
-def _authority(state: Path, config: Config) -> bool:
+def _authority(state: Path, config: Config, names: tuple[str, ...]) -> bool:
     folder = state / CA_FOLDER
     made = not (folder / pki.CA_CERTIFICATE).exists()
     hosts = [host for provider in config.providers.values() for host in provider.hosts]
     if made:
-        pki.create_ca(folder, "extproc interception CA", hosts=[*hosts, *GATEWAY_NAMES])
+        pki.create_ca(folder, "extproc interception CA", hosts=[*hosts, *GATEWAY_NAMES, *names])
     pki.write_atomic(folder / BUNDLE, pki.load_ca(folder).bundle(), mode=0o644)
     return made
 
@@ -80,10 +83,19 @@ def certificates(state: Path, config: Config, envoy: Path, names: tuple[str, ...
     sds.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, provider in config.providers.items():
         if provider.hosts:
-            leaf = authority.issue(list(provider.hosts), LEAF_DAYS)
+            leaf = _leaf(state, authority, provider.hosts)
             pki.write_sds_certificate(sds / f"intercept-{name}.yaml", f"intercept-{name}", leaf)
-    leaf = authority.issue([*GATEWAY_NAMES, *names], LEAF_DAYS)
+    leaf = _leaf(state, authority, (*GATEWAY_NAMES, *names))
     pki.write_sds_certificate(sds / "gateway.yaml", "gateway", leaf)
+
+
+def _leaf(state: Path, authority: pki.Authority, hosts: Sequence[str]) -> pki.Leaf:
+    try:
+        return authority.issue(list(hosts), LEAF_DAYS)
+    except ConfigError as error:  # its names were fixed when it was made
+        folder = state / CA_FOLDER
+        hint = f"move {folder} away: the next start makes a CA with the names of today, which apps must then trust"
+        raise ConfigError(error.path, error.reason, hint) from None
 
 
 def credential(name: str, reference: SecretRef | None, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     place, config = settings.place, settings.config
     with own(place):
         check_free(settings.bind, settings.ports)
-        made = prepare(place.state, config, os.environ)
+        made = prepare(place.state, config, os.environ, settings.names)
         open_keys(config)
         writer = make_writer(place)
         set_up_logging(config, writer)

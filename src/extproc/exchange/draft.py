@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from extproc.dialects.dialect import Edit
 from extproc.exchange.actions import Answer, BodyMode, Fixed, HeaderChange
 
+UNCHANGED = HeaderChange()
+
 
 @dataclass(slots=True)
 class Draft:
@@ -40,7 +42,7 @@ class Draft:
     def change(self) -> HeaderChange:
         """The header mutation so far. A header that is set is not also removed."""
         if not self.set and not self.remove:
-            return HeaderChange()
+            return UNCHANGED
         return HeaderChange(
             set=tuple(self.set.items()), remove=tuple(name for name in self.remove if name not in self.set)
         )

@@ -28,12 +28,11 @@ from extproc.exchange.actions import (
     ContinueBody,
     ContinueHeaders,
     ContinueTrailers,
-    HeaderChange,
     Metadata,
     Reset,
     StreamBody,
 )
-from extproc.exchange.draft import Draft
+from extproc.exchange.draft import UNCHANGED, Draft
 from extproc.exchange.effects import Effect, Steps
 from extproc.exchange.events import (
     Event,
@@ -265,9 +264,8 @@ class Exchange:
         if event.end or self._response_mode is BodyMode.NONE:
             self._complete()
         override = mode if mode is not None and mode is not self._modes.response and not event.end else None
-        return (
-            ContinueHeaders(request=False, change=draft.change(), body_mode=override, metadata=self._take_metadata()),
-        )
+        change, metadata = draft.change(), self._take_metadata()
+        return (ContinueHeaders(request=False, change=change, body_mode=override, metadata=metadata),)
 
     def _response_body(self, event: ResponseBody) -> tuple[Action, ...]:
         facts, draft, data = self.facts, self._response_draft, event.data
@@ -292,13 +290,11 @@ class Exchange:
             return _GO_RESPONSE_BODY
         if piece is event:
             return (ContinueBody(request=False, metadata=metadata),)
-        if self._response_mode is BodyMode.BUFFERED:
+        change = UNCHANGED
+        if self._response_mode is BodyMode.BUFFERED:  # its reply precedes the release of the headers
             draft.set["content-length"] = str(len(piece.data))
-        return (ContinueBody(request=False, data=piece.data, change=self._late_change(), metadata=metadata),)
-
-    def _late_change(self) -> HeaderChange:
-        """Header changes still possible: a BUFFERED body's reply precedes the release of the headers."""
-        return self._response_draft.change() if self._response_mode is BodyMode.BUFFERED else HeaderChange()
+            change = draft.change()
+        return (ContinueBody(request=False, data=piece.data, change=change, metadata=metadata),)
 
     def _response_trailers(self, event: ResponseTrailers) -> tuple[Action, ...]:
         tail = self._response_body(ResponseBody(event.at, b"", end=True))
@@ -306,9 +302,8 @@ class Exchange:
             first = cast("StreamBody", tail[0])
             rest = (StreamBody(request=False, data=first.data, end=False),) if first.data else ()
             return (*rest, ContinueTrailers(request=False, metadata=first.metadata))
-        return (
-            (ContinueTrailers(request=False, metadata=tail[0].metadata),) if isinstance(tail[0], ContinueBody) else ()
-        )
+        head = tail[0]
+        return (ContinueTrailers(request=False, metadata=head.metadata),) if isinstance(head, ContinueBody) else ()
 
     def _complete(self) -> None:
         """The answer is complete, or as complete as it will be: fix the outcome and publish it."""
