@@ -67,7 +67,7 @@ def build(config: Config, generation: int = 1) -> Runtime:
         ModelsPolicy: partial(ModelsPolicy, _offers(config, catalog), grants),
         TimeoutsPolicy: partial(TimeoutsPolicy, _timeouts(config)),
         PricePolicy: partial(PricePolicy, catalog),
-        MeterPolicy: partial(MeterPolicy, MeterLimits(config.limits.response_body)),
+        MeterPolicy: partial(MeterPolicy, _meter_limits(config)),
     }
     factories = tuple(parts[kind] for kind in ORDER)
     return Runtime(config, Setup(factories, Hooks(ORDER), config.limits.request_body), generation)

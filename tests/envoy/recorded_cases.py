@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from envoy.raw import cut
-
 from extproc.sim.answer import SimAnswer
 
 ROOT = Path(os.environ.get("RECORDED_DIR", Path(__file__).parents[2] / ".." / "shared" / "recorded"))

@@ -13,10 +13,10 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
+
 from bad_input_rows import GOOD, LIMIT, ROWS, Row, credentials
 from envoy import raw
 from envoy.machine import Machine, running
-
 from extproc.sim.seen import SeenRequest
 
 pytestmark = pytest.mark.envoy

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from envoy import load, raw
 from envoy.load import Load
 from envoy.machine import Machine, running

@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import pytest
+
 from envoy import raw, recorded_cases
 from envoy.machine import Machine
 from envoy.recorded_cases import Call
