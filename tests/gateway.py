@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import PurePath
 
-from playbook import Playbook
-
 from extproc.config import load
 from extproc.exchange.effects import Caller
 from extproc.exchange.machine import Modes
 from extproc.runtime import Runtime, build
+from playbook import Playbook
 
 CONFIG = """
 version: 1

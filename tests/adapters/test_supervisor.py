@@ -360,7 +360,9 @@ async def test_no_worker_outlives_a_killed_supervisor_and_the_folder_can_be_used
     began = time.monotonic()
     with pytest.raises(ConnectionRefusedError):
         ask(sockets.public_path(tmp_path, 0))
-    assert time.monotonic() - began < 0.05
+    took = time.monotonic() - began
+    print(f"refused after {took * 1000:.2f} ms")
+    assert took < 1, "it must be told, not found out by waiting"
 
     async with running(Plan(tmp_path, command(), drain=5)):
         assert ask(sockets.public_path(tmp_path, 0)) not in pids
