@@ -298,12 +298,12 @@ def test_serve_runs_two_workers_replaces_a_dead_one_and_adds_their_numbers(place
     status, text = place.get("/metrics")
     assert status == 200
     assert "llm_config_reload_ok" in text
-    assert counted(place) == 2
+    until(lambda: counted(place) == 2)
     os.kill(before[0]["pid"], signal.SIGKILL)
     until(lambda: {w["pid"] for w in place.workers() if w["state"] == "ready"} - {w["pid"] for w in before})
     place.ready()
     assert [run(one_call(place, name)) for name in names] == ["gpt-4o-mini"] * 2
-    assert counted(place) == 4
+    until(lambda: counted(place) == 4)
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(UNIT) == 0

@@ -315,7 +315,7 @@ async def test_drain_lets_an_open_stream_finish(gateway: Gateway) -> None:
     await asyncio.wait_for(stopping, 5)
 
     assert last.dynamic_metadata["llm"]["final"] is True
-    (record,) = gateway.books.records
+    (record,) = await gateway.books.wait(1)
     assert record.outcome == Outcome.OK
 
 

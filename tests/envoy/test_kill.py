@@ -20,7 +20,7 @@ from envoy.machine import Machine, running
 pytestmark = pytest.mark.envoy
 
 OTHERS = 3  # calls that began after the kill and failed all the same: the goal is 0
-LATE = 300  # ms: a worker writes its records every 0.2 s, so kill -9 loses those of calls that have just ended
+LATE = 300  # ms: a worker writes its records some 40 ms late, so kill -9 loses those of calls that have just ended
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from structlog.typing import Processor
 
 PIPE_ATOMIC: Final = select.PIPE_BUF  # bytes that one write(2) puts into a pipe in one piece (pipe(7))
 FLUSH_BYTES: Final = 64 * 1024
-FLUSH_SECONDS: Final = 0.2
+FLUSH_SECONDS: Final = 0.02
 MAX_PENDING: Final = 8 * 1024 * 1024  # bytes held while the reader of the log is stuck; more lines are dropped, counted
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -30,9 +30,9 @@ _MANY_LINES: Final = ("exc_info", "exception", "stack")
 
 
 class LineWriter:
-    """Collects lines and writes them in the background, every 0.2 s or 64 KB; `flush` writes what there is.
+    """Collects lines and writes them in the background, every 20 ms or 64 KB; `flush` writes what there is.
 
-    A kill -9 loses the lines of the last 0.2 s; `each` True writes every line before `write` returns and loses none,
+    A kill -9 loses the lines of the last 20 ms; `each` True writes every line before `write` returns and loses none,
     for the price of a system call a line (and of waiting for a reader that is stuck). Else a stuck reader blocks
     nobody: lines over 8 MiB are dropped, counted and told.
     """
@@ -60,6 +60,8 @@ class LineWriter:
             return
         self._lines.append(line)
         self._taken += len(line)
+        if len(self._lines) == 1:
+            self._wake.set()
         if self._each:
             self.flush()
         elif self._thread is None:
@@ -97,10 +99,14 @@ class LineWriter:
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(FLUSH_SECONDS)
+            self._wake.wait()
             self._wake.clear()
-            if self._lines:
-                self.flush()
+            if self._taken - self._written < FLUSH_BYTES:
+                self._wake.wait(FLUSH_SECONDS)  # let others join; a full buffer or the end cuts the wait short
+                self._wake.clear()
+            self.flush()
+            if self._lines:  # taken while those before were written: nobody has said so
+                self._wake.set()
 
     def _put(self, piece: bytes) -> bool:
         view = memoryview(piece)
