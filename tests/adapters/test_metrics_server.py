@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 import pytest_asyncio
@@ -43,7 +43,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 async def test_metrics_in_both_formats(site: Site) -> None:
     """Prometheus text by default, OpenMetrics to who asks for it."""
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         plain = await client.get(f"{site.url}/metrics?x=1")
         openmetrics = await client.get(f"{site.url}/metrics", headers={"accept": "application/openmetrics-text"})
 
@@ -55,7 +55,7 @@ async def test_metrics_in_both_formats(site: Site) -> None:
 
 async def test_health_has_its_detail_and_its_status(site: Site) -> None:
     """200 while `ok`, 503 with the same detail when not."""
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         good = await client.get(f"{site.url}/healthz")
         site.health = {"ok": False, "config": "generation 3 refused: aliases.fast"}
         bad = await client.get(f"{site.url}/healthz")
@@ -66,7 +66,7 @@ async def test_health_has_its_detail_and_its_status(site: Site) -> None:
 
 async def test_other_paths_and_methods_are_refused(site: Site) -> None:
     """404, 405, and HEAD without a body."""
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         assert (await client.get(f"{site.url}/")).status_code == 404
         assert (await client.post(f"{site.url}/metrics")).status_code == 405
         head = await client.head(f"{site.url}/metrics")
@@ -86,7 +86,7 @@ async def test_nonsense_ends_its_own_connection_only(site: Site, sent: bytes) ->
         await asyncio.wait_for(reader.read(), 5)
     writer.close()
 
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         assert (await client.get(f"{site.url}/healthz")).status_code == 200
 
 
@@ -94,7 +94,7 @@ async def test_a_broken_file_is_an_error_answer(site: Site, tmp_path: Path) -> N
     """The endpoint says that it cannot read, and health still answers."""
     (tmp_path / "counter_w0.db").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff\x7f" + b"\x00" * 100)
 
-    async with httpx.AsyncClient() as client:
+    async with httpx2.AsyncClient() as client:
         answer = await client.get(f"{site.url}/metrics")
         health = await client.get(f"{site.url}/healthz")
 
