@@ -49,6 +49,7 @@ providers:
     credential: {{env: TEST_ANTHROPIC_KEY}}
     upstream: {{address: "127.0.0.1:{anthropic}", ca: {ca}}}
     models: [claude-haiku-4-5]
+{providers}
 keys: {{file: keys.json, pepper: {{file: pepper}}}}
 access:
 - {{team: demo}}
@@ -122,6 +123,7 @@ class Machine:
 
     folder: Path
     extra: str = LIMITS
+    providers: str = ""  # more of them, in YAML; {openai}, {anthropic} and {ca} stand for the vendors' ports and CA
     workers: int = 2
     options: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
@@ -151,9 +153,10 @@ class Machine:
         """Write gateway.yaml (by rename, as a live change should be)."""
         if extra is not None:
             self.extra = extra
+        vendors = {api: sim.port for api, sim in self.vendors.sims.items()} | {"ca": self.vendor_ca}
         text = CONFIG.format(
-            **{api: sim.port for api, sim in self.vendors.sims.items()},
-            ca=self.vendor_ca,
+            **vendors,
+            providers=self.providers.format(**vendors),
             extra=self.extra,
             workers=self.workers,
             metrics=self.ports["metrics"],
@@ -272,6 +275,13 @@ class Machine:
     def workers_now(self) -> list[dict[str, Any]]:
         """The worker processes, as /healthz tells them: `worker`, `pid`, `state`."""
         return json.loads(self.get("metrics", "/healthz"))["workers"]
+
+    def wait_live(self, generation: int = 2, timeout: float = 10) -> None:
+        """Wait until every worker has this generation of gateway.yaml."""
+        deadline = time.monotonic() + timeout
+        while f"llm_config_generation {float(generation)}" not in self.get("metrics", "/metrics"):
+            assert time.monotonic() < deadline, "the changed gateway.yaml did not become live"
+            time.sleep(0.1)
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run an `extproc` command on this gateway's files."""

@@ -255,7 +255,7 @@ def _mutation(to_set: tuple[tuple[str, str], ...], to_remove: tuple[str, ...]) -
     out = [
         _kept_setting(name, value) if len(value) <= _LONGEST_KEPT else _setting(name, value) for name, value in to_set
     ]
-    out += map(_removal, to_remove)
+    out += [_removal(name) if len(name) <= _LONGEST_KEPT else _removal.__wrapped__(name) for name in to_remove]
     return out
 
 

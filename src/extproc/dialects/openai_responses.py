@@ -14,7 +14,7 @@ from extproc.dialects.openai_errors import error_object, openai_error
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
 from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
 from extproc.dialects.spans import is_array, is_object
-from extproc.errors import Rejection
+from extproc.errors import ErrorCode, Rejection
 
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _READ: Final = _TERMINAL | {"response.created", "error"}
@@ -32,6 +32,9 @@ class ResponsesRequest(JsonRequest):
         checks.one_of(self.tree, "instructions", (str, list), "a string")
         checks.optional_object(self.tree, "stream_options")
         self.max_output = checks.whole(self.tree, "max_output_tokens")
+        if self.tree.get("background") is True:
+            message = "background: this gateway does not meter background responses yet; send the call without it."
+            raise Rejection(400, ErrorCode.CALLER_INVALID_FIELD, message, param="background")
 
 
 def _item_texts(item: object) -> Iterator[str]:

@@ -38,11 +38,11 @@ class Outcome(StrEnum):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where a call goes: the ordered provider chain (Envoy clusters, each tried in turn) and the resolved model."""
+    """Where a call goes: the ordered provider chain (each tried in turn) and the resolved model."""
 
     provider: str
     model: str
-    chain: tuple[str, ...]  # Envoy cluster names, first = `provider`'s own
+    chain: tuple[str, ...]  # providers, the first is `provider`
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -78,6 +78,7 @@ class Response:
 
     status: int = 0
     from_provider: bool = False
+    provider: str = ""  # meter: who answered, as the inner hop says; may be a later one of the chain
     started_at: float | None = None  # first response header
     first_byte_at: float | None = None  # first body byte: the time to first token of a stream
     bytes: int = 0

@@ -77,7 +77,9 @@ def make_record(facts: Facts, ended: Ended) -> Record:
         api=endpoint.api if endpoint is not None else "",
         endpoint=dialect.name if dialect is not None else "",
         operation=dialect.operation if dialect is not None else "",
-        provider=target.provider if target is not None else (endpoint.provider if endpoint is not None else ""),
+        provider=response.provider or target.provider
+        if target is not None
+        else (endpoint.provider if endpoint is not None else ""),
         requested_model=facts.requested_model,
         model=target.model if target is not None else "",
         response_model=(reader.model or "") if reader is not None else "",
@@ -140,6 +142,8 @@ def _request_metadata(
 def final_metadata(facts: Facts) -> dict[str, object]:
     """The `llm` dynamic metadata once the outcome is known. Money in micro-dollars: Envoy's counters take integers."""
     values: dict[str, object] = {"final": True, "outcome": facts.outcome.value}
+    if facts.response.provider:
+        values["provider"] = facts.response.provider
     if facts.rejection is not None:
         values.update(decision="refuse", error=facts.rejection.code.value)
     if facts.usage is not None and facts.usage_source is not UsageSource.NONE:  # a count of tokens uses none

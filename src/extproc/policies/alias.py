@@ -37,7 +37,7 @@ def make_route(provider: str, api: str, clusters: tuple[tuple[str, str], ...]) -
     groups: list[dict[str, object]] = [
         {"name": name, "clusters": [{"cluster_name": cluster, "weight": 1}]} for name, cluster in clusters
     ]
-    chain = tuple(cluster for _, cluster in clusters)
+    chain = tuple(name for name, _ in clusters)
     return Route(provider, api, chain, groups, Fixed({"priority_groups": groups}))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from extproc.errors import ErrorCode, Rejection
 from extproc.exchange.draft import Draft
 from extproc.exchange.events import RequestBody, RequestHeaders
-from extproc.exchange.facts import Facts
+from extproc.exchange.facts import Facts, Target
 from extproc.exchange.policy import Policy
+from extproc.policies.alias import CANDIDATES
 from extproc.policies.grants import Grants, Rule, allows, matches
 
 UNREAD_ENDPOINT = "unread"
@@ -52,13 +53,23 @@ class AuthorizePolicy(Policy):
             return
         if facts.request is None or facts.request.model is None:
             return
-        if not allows(self._rules, target.provider, (facts.request.model, target.model)):
+        names = (facts.request.model, target.model)
+        if len(target.chain) > 1:
+            self._narrow(target, names, draft)
+        if not allows(self._rules, target.provider, names):
             raise Rejection(
                 404,
                 ErrorCode.POLICY_MODEL_NOT_ALLOWED,
                 "The model in this request does not exist or this key does not have access to it.",
                 param="model",
             )
+
+    def _narrow(self, target: Target, names: tuple[str, str], draft: Draft) -> None:
+        """Take the providers out of the chain that this key may not use: a failover is no way around the rules."""
+        groups = cast("list[dict[str, object]]", draft.metadata[CANDIDATES]["priority_groups"])
+        kept = [group for group in groups if allows(self._rules, str(group["name"]), names)]
+        if len(kept) < len(groups):
+            draft.metadata[CANDIDATES] = {"priority_groups": kept}
 
     def _any_model(self, provider: str) -> None:
         """What is not read may name any model, so that only a rule for all models covers it. Raises 403."""

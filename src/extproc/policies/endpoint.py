@@ -57,6 +57,10 @@ def _carries_key(name: str, value: str) -> bool:
     return name.lower() in KEY_PARAMETERS or value.startswith(KEY_PREFIX)
 
 
+# methods that start no generation, whatever a vendor makes of an unusual one on a path that is read
+_READING: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+
 def without_keys(path: str) -> str:
     """The path without query parameters that carry keys; the very same string where there are none."""
     bare, mark, query = path.partition("?")
@@ -115,7 +119,7 @@ class EndpointPolicy(Policy):
 
     def _unknown(self, surface: Surface, method: str, bare: str, draft: Draft) -> None:
         # another spelling of a path that is read must not go around the reading
-        if surface.passthrough and not (method == "POST" and registry.methods(surface.api, plain(bare))):
+        if surface.passthrough and (method in _READING or "POST" not in registry.methods(surface.api, plain(bare))):
             draft.body_mode = BodyMode.STREAMED
             return
         allowed = registry.methods(surface.api, bare)
@@ -135,15 +139,15 @@ class EndpointPolicy(Policy):
     @staticmethod
     def _readable(event: RequestHeaders) -> None:
         headers = event.headers
-        encoding = (headers.get("content-encoding") or "identity").strip().lower()
-        if encoding != "identity":
+        if any(value.strip().lower() not in ("", "identity") for value in headers.all("content-encoding")):
             raise Rejection(
                 415,
                 ErrorCode.CALLER_UNSUPPORTED_ENCODING,
                 "The request body has a content-encoding. Send it uncompressed: this gateway reads it.",
             )
-        media = (headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
-        if media != "application/json" and not media.endswith("+json"):
+        kinds = headers.all("content-type") or ["application/json"]
+        media = {value.partition(";")[0].strip().lower() for value in kinds}
+        if any(one != "application/json" and not one.endswith("+json") for one in media):
             raise Rejection(
                 415, ErrorCode.CALLER_UNSUPPORTED_MEDIA_TYPE, "The request body must be application/json on this path."
             )

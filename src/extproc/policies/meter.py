@@ -7,6 +7,7 @@ out again. What was cut short is counted by us and marked as an estimate.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import islice
 from typing import ClassVar, Final, cast
 
 import msgspec
@@ -29,6 +30,12 @@ _EVERY: Final = 32
 _BYTES_A_TOKEN: Final = 3  # fewer than text has on the average: an estimate that errs, errs high
 _ATTACHED: Final = "url"  # the kind of a text that is a link to an image or a file, or holds its base64
 _TOKENS_ATTACHED: Final = 1500  # what the vendors take for a large image
+
+
+# texts of a request that are counted one by one; a request of more is mostly structure
+_MOST_TEXTS: Final = 10_000
+PROVIDER_HEADER: Final = "x-llmi-provider"
+"""Set by the inner hop on each answer (`envoy/xds/egress_<provider>.yaml`); one of a vendor's own is removed before."""
 
 
 class MeterLimits(msgspec.Struct, frozen=True):
@@ -67,6 +74,7 @@ class MeterPolicy(Policy):
     def response_headers(self, facts: Facts, event: ResponseHeaders, draft: Draft) -> None:
         """Choose how the body comes: BUFFERED only where its size is known and small (a larger one would hang)."""
         headers = event.headers
+        facts.response.provider = headers.get(PROVIDER_HEADER) or ""
         self._refused = facts.response.status >= 400
         length = headers.get("content-length")
         size = int(length) if length is not None and length.isdecimal() else None
@@ -122,8 +130,13 @@ class MeterPolicy(Policy):
 
     @staticmethod
     def _settle(facts: Facts, reader: ResponseReader) -> None:
-        if reader.usage is not None and reader.finished:
-            facts.usage = reader.usage
+        if reader.finished:
+            MeterPolicy._take(facts, reader.usage)
+
+    @staticmethod
+    def _take(facts: Facts, usage: Usage | None) -> None:
+        if usage is not None:
+            facts.usage = usage
             billable = facts.endpoint is None or facts.endpoint.dialect is None or facts.endpoint.dialect.billable
             facts.usage_source = UsageSource.REPORTED if billable else UsageSource.NONE
 
@@ -131,6 +144,10 @@ class MeterPolicy(Policy):
         """Count what no vendor reported: an answer cut short, or a success without usage."""
         endpoint, request = facts.endpoint, facts.request
         if facts.usage_source is UsageSource.REPORTED or endpoint is None or not self._reached(facts):
+            return None
+        reader = facts.response.reader
+        if reader is not None and _is_final(reader):
+            self._take(facts, reader.usage)
             return None
         if endpoint.dialect is None:
             facts.usage_source = UsageSource.UNREAD
@@ -172,10 +189,15 @@ class MeterPolicy(Policy):
         facts.usage = msgspec.structs.replace(partial, input=read, output=output)
 
 
+def _is_final(reader: ResponseReader) -> bool:
+    """Whether the usage is the whole answer's: it came with, or after, the reason why the answer ended."""
+    return reader.usage is not None and reader.usage.output is not None and bool(reader.finish_reasons)
+
+
 def _read(request: RequestView, model: str, size: int) -> Generator[Effect, object, int]:
     """Tokens of a request of `size` bytes: its texts are counted, and each image or file in it by a flat number."""
     try:
-        spans = list(request.texts())
+        spans = list(islice(request.texts(), _MOST_TEXTS))
     except (Rejection, RecursionError):  # nested deeper than texts can be found in
         spans = []
     if not spans:  # token ids, or nothing that can be found

@@ -42,5 +42,5 @@ class PricePolicy(Policy):
         at = datetime.fromtimestamp(facts.origin.wall, UTC)
         reader = facts.response.reader
         names = (target.model, reader.model if reader is not None and reader.model else target.model)
-        priced = self._catalog.price(target.provider, names, facts.usage, at)
+        priced = self._catalog.price(facts.response.provider or target.provider, names, facts.usage, at)
         facts.cost = Cost(priced.amount, priced.reason, priced.source)
