@@ -11,8 +11,8 @@ import h2.connection
 import h2.events
 import httpx2
 import pytest
-from envoy.machine import Machine, running
 
+from envoy.machine import Machine, running
 from extproc.sim.answer import json_answer
 
 pytestmark = pytest.mark.envoy

@@ -6,11 +6,11 @@ import json
 from pathlib import PurePath
 
 import pytest
-from playbook import Playbook
 
 from extproc.config import load
 from extproc.exchange.effects import Caller
 from extproc.runtime import build
+from playbook import Playbook
 
 CONFIG = """
 version: 1

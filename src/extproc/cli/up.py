@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ from extproc.errors import ConfigError
 
 NAME: Final = "up"
 HELP: Final = "run everything on this machine: certificates, key, workers, Envoy"
+_DAY: Final = 86_400.0
 
 
 @dataclass(slots=True)
@@ -149,7 +151,9 @@ async def _run(settings: Settings, made: Made) -> int:
         drain = settings.config.workers.drain
         command = envoy_command(binary, concurrency=settings.concurrency, drain=drain)
         envoy = EnvoyProcess(command, settings.folder, (LOOPBACK, settings.ports[ADMIN]))
-        return await _Machine(sidecar, envoy, drain).run(lambda: _tell(settings, made, version))
+        machine = _Machine(sidecar, envoy, drain)
+        renew = partial(certificates, settings.place.state, settings.config, settings.folder, settings.names)
+        return await machine.run(partial(_tell, settings, made, version), renew)
     finally:
         simulators.stop()
 
@@ -209,8 +213,8 @@ class _Machine:
         self._stop = asyncio.Event()
         self._signals = 0
 
-    async def run(self, ready: Callable[[], None]) -> int:
-        """Run until a signal, or until one of the two ends by itself (exit code 1)."""
+    async def run(self, ready: Callable[[], None], renew: Callable[[], None]) -> int:
+        """Run until a signal, or until one of the two ends by itself (exit code 1). `renew`: done every day."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
@@ -225,6 +229,7 @@ class _Machine:
             starting.result()
             ready()
             waits[0] = asyncio.ensure_future(self._envoy.ended())
+            waits.append(asyncio.ensure_future(_daily(renew)))
             await asyncio.wait([sidecar, *waits], return_when=asyncio.FIRST_COMPLETED)
             if not self._stop.is_set():
                 say("a part of the gateway ended by itself; the rest is taken down (see the logs)")
@@ -249,6 +254,13 @@ class _Machine:
         if self._signals > 1:
             self._envoy.kill()
             self._sidecar.supervisor.stop()
+
+
+async def _daily(renew: Callable[[], None]) -> None:
+    """Leaves live for a month: a gateway that runs longer must not outlive them. Envoy takes them by rename."""
+    while True:
+        await asyncio.sleep(_DAY)
+        renew()
 
 
 def _tell(settings: Settings, made: Made, version: tuple[int, int, int]) -> None:

@@ -98,6 +98,8 @@ class Http2(Engine):
         elif isinstance(event, h2.events.RequestReceived):
             headers = tuple((bytes(name), bytes(value)) for name, value in event.headers)
             self._streams[event.stream_id] = _Stream(headers)
+        elif isinstance(event, h2.events.TrailersReceived):
+            self._on_trailers(event)
         elif isinstance(event, h2.events.StreamEnded):
             self._respond(event.stream_id)
         elif isinstance(event, h2.events.WindowUpdated | h2.events.RemoteSettingsChanged):
@@ -107,6 +109,11 @@ class Http2(Engine):
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.connection_lost()  # h2 sends nothing more after a GOAWAY
             self.transport.close()
+
+    def _on_trailers(self, event: h2.events.TrailersReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:  # kept behind the header fields: a test may ask what came at all
+            stream.headers += tuple((bytes(name), bytes(value)) for name, value in event.headers)
 
     def _on_data(self, event: h2.events.DataReceived) -> None:
         # the body is kept in memory whatever the answer: the window opens again at once
