@@ -116,8 +116,11 @@ def test_a_reader_that_is_gone_ends_the_log_not_the_process() -> None:
     writer = logs.LineWriter(fd, each=True)
 
     writer.write(b"into the void\n")
+    writer.write(b"and again\n")
     writer.close()
 
+    with pytest.raises(BrokenPipeError):
+        os.write(fd, b"the pipe is broken, and nobody was told but us")
     os.close(fd)
 
 

@@ -86,3 +86,18 @@ def test_background_responses_are_refused_until_they_can_be_metered():
     (answer,) = talk.body(b'{"model":"gpt-4o","input":"x","background":true}')
 
     assert (400, ("x-llm-error", "caller_invalid_field")) == (answer.status, answer.headers[-1])
+
+
+@pytest.mark.parametrize(
+    ("why", "source"),
+    [("connection_termination", "estimated"), ("remote_reset", "estimated"), ("remote_connection_failure", "none")],
+)
+def test_a_provider_that_had_the_request_when_it_was_reset_is_not_free(why, source):
+    """It may have billed; one that could not be reached did nothing."""
+    talk = play()
+    talk.request()
+    talk.body(BODY)
+    talk.response(503, x_llmi_inner="upstream_reset_before_response_started{" + why + "}")
+    record = talk.finish()
+
+    assert (source, "unreachable") == (record.usage_source, record.outcome)

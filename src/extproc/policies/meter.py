@@ -38,6 +38,9 @@ PROVIDER_HEADER: Final = "x-llmi-provider"
 """Set by the inner hop on each answer (`envoy/xds/egress_<provider>.yaml`); one of a vendor's own is removed before."""
 
 
+_RESET_AFTER_SENDING: Final = ("connection_termination", "remote_reset")
+
+
 class MeterLimits(msgspec.Struct, frozen=True):
     """Bytes.
 
@@ -162,7 +165,10 @@ class MeterPolicy(Policy):
         if facts.target is None:
             return False
         rejection = facts.rejection
-        return rejection is None or facts.response.from_provider or rejection.code is ErrorCode.PROVIDER_TIMEOUT
+        if rejection is None or facts.response.from_provider or rejection.code is ErrorCode.PROVIDER_TIMEOUT:
+            return True
+        # Envoy's response code details: the connection stood, so the provider had the request when it was reset
+        return any(word in rejection.detail for word in _RESET_AFTER_SENDING)
 
     @staticmethod
     def _estimate(facts: Facts) -> Steps:
