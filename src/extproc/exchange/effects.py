@@ -6,8 +6,11 @@ A failure is thrown into the hook as `EffectError`; a policy that does not catch
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from typing import Protocol
 
 import msgspec
+
+from extproc.text import Check, Finding, Findings, never
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -46,6 +49,42 @@ class CountTokens(msgspec.Struct, frozen=True):
     texts: Sequence[str]
 
 
-Effect = FindKey | CountTokens
+class Scanner(Protocol):
+    """A compiled profile of detectors. `version` stands for everything that decides what it finds."""
+
+    version: bytes  # 16 bytes
+
+    def scan(self, text: str, check: Check = never) -> tuple[Finding, ...]:
+        """What is in `text`: findings by start, none of which overlap. Raises what a detector raises."""
+
+    def is_long(self, texts: Sequence[str]) -> bool:
+        """Whether scanning these takes so long that the event loop should not wait for it."""
+
+
+class FindEntities(msgspec.Struct, frozen=True):
+    """Find what is sensitive in `texts` -> `FoundEntities`.
+
+    Throws `BudgetExceededError` where it takes longer than `budget` seconds, `EffectError` where a detector fails.
+    """
+
+    scanner: Scanner
+    texts: Sequence[str]
+    budget: float
+
+    def __repr__(self) -> str:
+        """Without the texts: effects end up in test output and tracebacks."""
+        return f"FindEntities({len(self.texts)} texts)"
+
+
+class FoundEntities(msgspec.Struct, frozen=True):
+    """The answer to `FindEntities`: findings per text, in their order, and what it took."""
+
+    findings: Findings
+    seconds: float = 0.0
+    cached: int = 0  # texts that were known
+    scanned: int = 0  # texts that were not
+
+
+Effect = FindKey | CountTokens | FindEntities
 Steps = Generator[Effect, object, None]
 """What a hook that needs effects returns; a hook that needs none returns None."""

@@ -12,6 +12,20 @@ from extproc.exchange.facts import Cost, Facts, Outcome, UsageSource
 from extproc.usage import Usage
 
 
+class RedactionSummary(msgspec.Struct, frozen=True):
+    """What was found in the request, and in the answer where it is scanned, and what became of it. No value, no text."""
+
+    profile: str
+    mode: str  # `enforce` | `shadow`
+    entities: tuple[tuple[str, str, int], ...] = ()  # (kind, operator, count)
+    seconds: float = 0.0  # of scanning
+    cached: int = 0  # texts whose findings were known
+    scanned: int = 0  # texts that were not
+    restored: int = 0  # placeholders of the answer that became their originals again
+    failed: str = ""  # `budget` | `error`: not inspected
+    blocked: tuple[str, ...] = ()  # kinds for which the call was refused
+
+
 class Record(msgspec.Struct, frozen=True):
     """One exchange. No body, no key, no header value but the allow-listed labels.
 
@@ -50,6 +64,7 @@ class Record(msgspec.Struct, frozen=True):
     bytes_out: int
     timeout_class: str
     policy_seconds: float
+    redaction: RedactionSummary | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):
