@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from extproc.config.model import Config
+from extproc.config.redaction import DEFAULT_OPERATORS, Mask
 from extproc.config.units import Kind, SecretRef
 from extproc.config.versions import CURRENT, VERSIONS
 
@@ -39,10 +40,34 @@ the old configuration stays in use, which the log, a metric and the health detai
 | name | lower-case letters, digits and `_`, beginning with a letter |
 | pattern | text in which `*` is any run of characters and `?` any one; the whole name must match, case counts |
 | file path | relative paths start at the folder of this file |
+| media type | `application/pdf`, `image/*`, `*/*` |
+| kind of entity | up to 32 capitals, digits and `_`, with no number at the end: `EMAIL_ADDRESS`, `EMPLOYEE_ID` |
+| region | a country as two capitals (ISO 3166): `US`, `GB` |
+| operator | see [Operators](#operators) |
 | secret | only by reference: `{env: NAME}` or `{file: path}`; what looks like a key anywhere in the file, comments too, is an error |
 
 It is YAML with one document and without anchors, aliases, merge keys and tags. Plain words follow YAML 1.2: `no` and
 `on` are text. A key that is written twice is an error.
+"""
+
+OPERATORS = """\
+## Operators
+
+What becomes of an entity that was found in a request (`redaction.profiles.<name>.entities`):
+
+| operator | the vendor gets | the caller gets back |
+|---|---|---|
+| `pseudonym` | a placeholder, `<PERSON_1>`: the same for the same value | the original |
+| `mask` | `*` for each character; `{mask: {keep_last: 4}}` leaves the last four | the mask |
+| `{replace: text}` | the text | the text |
+| `hash` | a keyed digest, the same for the same value in every call (needs `redaction.key`) | the digest |
+| `block` | nothing: the call is refused; the refusal names the kinds and the position, never the value | an error |
+| `allow` | the value: the kind is not looked for | the value |
+
+Defaults, where a profile says nothing of a kind (kinds of your own, in `patterns` and `deny`, get a pseudonym):
+
+| operator | kinds |
+|---|---|
 """
 
 
@@ -66,10 +91,19 @@ def main() -> int:
 
 def render() -> str:
     """Make the whole page."""
-    parts = [INTRODUCTION, "## All keys\n", *_sections(), "## Versions\n"]
+    parts = [INTRODUCTION, _operators(), "## All keys\n", *_sections(), "## Versions\n"]
     parts += [f"**{v.number}** (since {v.since}). {v.changes} {v.migrate}\n" for v in VERSIONS]
     parts.append(f"The current version is {CURRENT}.\n")
     return "\n".join(parts)
+
+
+def _operators() -> str:
+    actions: dict[str, list[str]] = {}
+    for kind, operator in DEFAULT_OPERATORS.items():
+        actions.setdefault(operator.action, []).append(f"`{kind}`")
+    rows = [f"| `{action}` | {', '.join(kinds)} |" for action, kinds in actions.items()]
+    keys = ["Keys of `mask`:\n", *_table(Mask)]
+    return OPERATORS + "\n".join([*rows, "", *keys])
 
 
 def _sections() -> Iterator[str]:
@@ -81,13 +115,17 @@ def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
     if path:
         yield f"### `{path}`\n"
         yield f"{(model.__doc__ or '').strip()}\n"
-    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    rows += [_row(name, field) for name, field in model.model_fields.items()]
-    yield "\n".join(rows) + "\n"
+    yield from _table(model)
     for name, field in model.model_fields.items():
         for suffix, inner in _inner(field.annotation):
             if inner is not SecretRef:
                 yield from _section(f"{path}.{name}{suffix}".lstrip("."), inner)
+
+
+def _table(model: type[BaseModel]) -> Iterator[str]:
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    rows += [_row(name, field) for name, field in model.model_fields.items()]
+    yield "\n".join(rows) + "\n"
 
 
 def _row(name: str, field: FieldInfo) -> str:
@@ -119,7 +157,7 @@ def _type(kind: Any) -> str:
         return f"mapping: {_type(arguments[0])} to {_type(arguments[1])}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "secret" if kind is SecretRef else "section"
-    return {int: "whole number", str: "text", Decimal: "number"}[kind]
+    return {int: "whole number", str: "text", Decimal: "number", float: "number", bool: "`true` or `false`"}[kind]
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -141,6 +179,8 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if value is None or value in ((), {}):
         return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
     if isinstance(value, SecretRef):
         return f"`{{file: {value.file}}}`"
     if isinstance(value, BaseModel):
@@ -169,7 +209,8 @@ def _inner(kind: Any) -> Iterator[tuple[str, type[BaseModel]]]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         yield "", kind
     elif origin is Annotated:
-        yield from _inner(arguments[0])
+        if not any(isinstance(item, Kind) for item in arguments[1:]):  # a value of its own form is no section
+            yield from _inner(arguments[0])
     elif origin in (Union, UnionType):
         for option in arguments:
             yield from _inner(option)

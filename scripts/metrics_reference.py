@@ -10,7 +10,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from extproc.adapters.metrics import NONE, OTHER, FleetMetrics, MetricsSink, StateMetrics
+from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics
+from extproc.adapters.metrics_calls import NONE, OTHER
 
 TARGET = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -38,6 +39,8 @@ TAIL = """\
 | calls are not priced | `increase(llm_cost_unknown_total[15m]) > 0` |
 | a worker crashed | `increase(llm_worker_deaths_total{planned="false"}[5m]) > 0` |
 | the newest config or key file was refused | `llm_config_reload_ok == 0 or llm_keys_reload_ok == 0` |
+| requests went on unsearched, as `on_budget` or `on_error` allow | `increase(llm_redaction_failures_total{outcome="forwarded"}[5m]) > 0` |
+| requests are refused since they could not be searched | `increase(llm_redaction_failures_total{outcome="refused"}[5m]) > 0` |
 | label values are lost to the cap | `increase(llm_label_overflow_total[1h]) > 0` |
 """
 

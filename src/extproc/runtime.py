@@ -6,23 +6,27 @@ first. The response meets them in reverse.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
 import msgspec
 
 from extproc.config.model import AccessRule, Config
+from extproc.dialects.dialect import ReadLimits
 from extproc.exchange.machine import Setup
 from extproc.exchange.policy import Hooks, Policy
 from extproc.policies.alias import Aliases, AliasPolicy, Route, make_route
 from extproc.policies.authenticate import AuthenticatePolicy
 from extproc.policies.authorize import AuthorizePolicy
+from extproc.policies.compile_profiles import compile_profiles
 from extproc.policies.endpoint import EndpointPolicy, Surface, Surfaces
 from extproc.policies.grants import Grants, Rule
 from extproc.policies.meter import MeterLimits, MeterPolicy
 from extproc.policies.models import ModelsPolicy, Offer, Offers
 from extproc.policies.price import PricePolicy
+from extproc.policies.profiles import Scanners
+from extproc.policies.redact import RedactPolicy
 from extproc.policies.scrub import ScrubPolicy
 from extproc.policies.timeouts import TimeoutClass, Timeouts, TimeoutsPolicy
 from extproc.pricing.catalog import Catalog, Override
@@ -35,6 +39,7 @@ ORDER: tuple[type[Policy], ...] = (
     AliasPolicy,  # before authorize: access is judged on what the name resolves to
     AuthorizePolicy,
     ModelsPolicy,
+    RedactPolicy,  # on the way back behind the meter, which decodes and says when an answer is complete
     PricePolicy,
     MeterPolicy,
     TimeoutsPolicy,  # first on the way back: a piece that comes too late is not read, so the stream ends where it stood
@@ -53,8 +58,22 @@ class Runtime(msgspec.Struct, frozen=True):
     generation: int = 1
 
 
-def build(config: Config, generation: int = 1) -> Runtime:
-    """Compile a valid configuration. Raises nothing: what can be wrong was refused by `config.load`."""
+class Detection(msgspec.Struct, frozen=True):
+    """What redaction runs on, made beforehand: detectors by profile, and the key of hashes and keyed pseudonyms."""
+
+    scanners: Mapping[str, Scanners]
+    key: bytes | None = None
+
+
+NO_DETECTION: Final = Detection({})
+
+
+def build(config: Config, generation: int = 1, detection: Detection = NO_DETECTION) -> Runtime:
+    """Compile a valid configuration. Raises nothing: what can be wrong was refused by `config.load`.
+
+    `detection` has scanners for every profile of the redaction section, or `KeyError` is raised.
+    """
+    profiles = compile_profiles(config.redaction, detection.scanners, detection.key)
     grants = Grants(tuple(_rule(rule) for rule in config.access))
     apis = {name: provider.api for name, provider in config.providers.items()}
     catalog = Catalog(_overrides(config), apis)
@@ -65,12 +84,17 @@ def build(config: Config, generation: int = 1) -> Runtime:
         AliasPolicy: partial(AliasPolicy, _aliases(config)),
         AuthorizePolicy: partial(AuthorizePolicy, grants),
         ModelsPolicy: partial(ModelsPolicy, _offers(config, catalog), grants),
+        RedactPolicy: partial(RedactPolicy, profiles, _read_limits(config), detection.key),
         TimeoutsPolicy: partial(TimeoutsPolicy, _timeouts(config)),
         PricePolicy: partial(PricePolicy, catalog),
         MeterPolicy: partial(MeterPolicy, _meter_limits(config)),
     }
     factories = tuple(parts[kind] for kind in ORDER)
     return Runtime(config, Setup(factories, Hooks(ORDER), config.limits.request_body), generation)
+
+
+def _read_limits(config: Config) -> ReadLimits:
+    return ReadLimits(config.limits.response_body, config.limits.stream_event)
 
 
 def _meter_limits(config: Config) -> MeterLimits:

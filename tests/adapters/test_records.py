@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from adapters.sample_records import STREAMED, record
 from extproc.adapters.logs import PIPE_ATOMIC, LineWriter
 from extproc.adapters.records import RecordLog, as_fields
-from extproc.exchange.record import Record
+from extproc.exchange.record import Record, RedactionSummary
+
+FOUND = RedactionSummary(
+    profile="standard",
+    mode="enforce",
+    entities=(("EMAIL_ADDRESS", "pseudonym", 3), ("US_SSN", "block", 1), ("EMAIL_ADDRESS", "pseudonym", 1)),
+    seconds=0.0004126,
+    scanned=2,
+    blocked=("US_SSN",),
+)
 
 
 def write(path: Path, form: str, *records: Record) -> str:
@@ -48,7 +57,7 @@ def test_every_field_of_the_record_is_on_the_line() -> None:
     renamed = {
         *("started_at", "duration", "policy_seconds", "time_to_first_byte", "usage", "cost"),
     }
-    everything = record(error="x", error_detail="x", cost_reason="x")
+    everything = record(error="x", error_detail="x", cost_reason="x", redaction=FOUND)
 
     missing = {field.name for field in msgspec.structs.fields(Record)} - set(as_fields(everything)) - renamed
 
@@ -87,3 +96,51 @@ def test_long_but_honest_names_are_kept() -> None:
     name = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/" + "a" * 80
 
     assert as_fields(record(model=name))["model"] == name
+
+
+def test_the_line_has_counts_of_what_was_found() -> None:
+    """Kinds, operators and numbers; what is zero is absent."""
+    assert as_fields(record(redaction=FOUND))["redaction"] == {
+        "profile": "standard",
+        "mode": "enforce",
+        "scan_ms": 0.413,
+        "found": 5,
+        "entities": {"EMAIL_ADDRESS.pseudonym": 4, "US_SSN.block": 1},
+        "scanned": 2,
+        "blocked": ("US_SSN",),
+    }
+    assert as_fields(record(redaction=RedactionSummary("p", "shadow", failed="budget")))["redaction"] == {
+        "profile": "p",
+        "mode": "shadow",
+        "scan_ms": 0.0,
+        "failed": "budget",
+    }
+    assert "redaction" not in as_fields(STREAMED)
+
+
+def test_the_longest_of_everything_still_fits_a_pipe(tmp_path: Path) -> None:
+    """Where a line would be torn, the kinds go first: profile, sum and failure stay."""
+    kinds = tuple("K" * 31 + chr(65 + number) for number in range(20))
+    found = RedactionSummary(
+        profile="p" * 63,
+        mode="enforce",
+        entities=tuple((kind, "pseudonym", 99_999) for kind in kinds),
+        seconds=12.3456789,
+        cached=99_999,
+        scanned=99_999,
+        restored=99_999,
+        failed="budget",
+        blocked=kinds,
+    )
+    callers = dict.fromkeys(("requested_model", "model", "response_model", "error_detail", "tenant", "user"), "é" * 400)
+    labels = dict.fromkeys(("feature", "user", "tenant", "prompt", "data_class"), "a" * 256)
+
+    short, long = write(
+        tmp_path / "log", "json", record(redaction=found), record(redaction=found, labels=labels, **callers)
+    ).splitlines()
+
+    assert len(json.loads(short)["redaction"]["entities"]) == 12
+    assert len(long.encode()) < PIPE_ATOMIC
+    shown = json.loads(long)["redaction"]
+    assert (shown["found"], shown["failed"]) == (20 * 99_999, "budget")
+    assert "entities" not in shown

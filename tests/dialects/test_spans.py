@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.dialects import spans
-from extproc.dialects.dialect import Edit
+from extproc.dialects.dialect import KEY, Edit, Path
 from extproc.errors import ErrorCode, Rejection
 
+SPACES = (b" ", b"\t", b"\r", b"\n")
 SPACE = st.text(" \t\r\n", max_size=3)
 # Keys and texts that look like structure: quotes, colons, backslashes
 TRICKY = st.text('a":\\, {}[]\n\u00e9\u2028\U0001f600', max_size=6) | st.sampled_from(
@@ -121,22 +122,63 @@ def test_deep_but_valid_nesting_never_crashes() -> None:
         assert place is not None or depth > 250
 
 
-def _check_places(body: bytes, node: spans.Node) -> None:
-    assert orjson.loads(body[node.start : node.end]) == node.value
-    for _, child in node.fields():
-        _check_places(body, child)
-    for child in node.items():
-        _check_places(body, child)
+def _check_places(places: spans.Places, body: bytes, value: object, path: Path) -> None:
+    start, end = places.place(path)
+    assert orjson.loads(body[start:end]) == value
+    assert not body[start:end].startswith(SPACES)
+    assert not body[start:end].endswith(SPACES)
+    if isinstance(value, dict):
+        for key, child in value.items():
+            start, end = places.place((*path, key, KEY))
+            assert orjson.loads(body[start:end]) == key
+            _check_places(places, body, child, (*path, key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            _check_places(places, body, child, (*path, index))
 
 
 @given(object_text())
 def test_every_place_holds_its_value(text: str) -> None:
-    """Each member's and element's span is exactly its JSON source, at every depth."""
+    """The place of each member, name of a member and element is exactly its JSON source, at every depth."""
     body = text.encode()
-    if _has_duplicates(text):
-        return
-    tree = orjson.loads(body)
-    _check_places(body, spans.Node(body, tree, 0, len(body)))
+    if not _has_duplicates(text):
+        _check_places(spans.Places(body), body, orjson.loads(body), ())
+
+
+def test_a_container_is_measured_once() -> None:
+    """Many places in one array cost one pass over it; what is not asked for is never measured."""
+    body = b'{"a":[["x","y"],["z"]],"b":{"c":1}}'
+    places = spans.Places(body)
+    calls = []
+
+    def counted(*given: object) -> list[tuple[int, int]]:
+        calls.append(given[1:])
+        return real(*given)
+
+    real, spans.elements = spans.elements, counted
+    try:
+        found = [places.place(("a", 0, 0)), places.place(("a", 0, 1)), places.place(("a", 1, 0))]
+    finally:
+        spans.elements = real
+    assert [body[start:end] for start, end in found] == [b'"x"', b'"y"', b'"z"']
+    assert calls == [(5, 22), (6, 15), (16, 21)]
+
+
+@pytest.mark.parametrize("path", [("x",), ("a", 9), ("a", 0, 0, 0), ("x", KEY)])
+def test_a_path_to_nothing_is_a_bug(path: Path) -> None:
+    """What is nowhere has no place."""
+    with pytest.raises((KeyError, IndexError, Rejection)):
+        spans.Places(b'{"a":[["x"]]}').place(path)
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_literals(text: str) -> None:
+    """A literal reads back as the text, lone surrogates too, and nothing is escaped that need not be."""
+    made = spans.literal(text)
+    assert json.loads(made) == text
+    plain = text.translate({34: None, 92: None, **dict.fromkeys(range(32))})
+    assert spans.literal(plain) == f'"{plain}"'.encode("utf-8", "backslashreplace")
+    assert spans.literal("\ud83d") == b'"\\ud83d"'
 
 
 @given(object_text(), st.data())

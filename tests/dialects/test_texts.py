@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.dialects import registry, spans
-from extproc.dialects.dialect import Edit
+from extproc.dialects.dialect import KEY, Edit, show_path
+from extproc.errors import Rejection
 
-# Each text is "<kind>@<number>": what the walk must call it and when it must come
+# Each text is "<kind>@<place>": what the walk must call it; places in alphabetical order are the order of the walk
 SCHEMA = {
     "type": "object",
     "title": "schema@03",
@@ -45,13 +47,25 @@ CHAT = {
             "content": None,
             "refusal": "text@21",
             "tool_calls": [
-                {"id": "c", "type": "function", "function": {"name": "name@22", "arguments": "tool_arguments@23"}}
+                {"id": "c", "type": "function", "function": {"name": "tool_name@22", "arguments": "json@23"}},
+                {"id": "d", "type": "custom", "custom": {"name": "tool_name@23b", "input": "tool_arguments@23c"}},
+                {
+                    "id": "e",
+                    "type": "function",
+                    "function": {"name": "tool_name@23d", "arguments": ["tool_arguments@23e"]},
+                },
             ],
-            "function_call": {"name": "name@24", "arguments": "tool_arguments@25"},
+            "function_call": {"name": "tool_name@24", "arguments": "json@25"},
             "reasoning_content": "text@26",
+            "reasoning_details": [
+                {"type": "reasoning.text", "text": "signed@26b", "signature": "s"},
+                {"type": "reasoning.text", "text": "text@26c", "signature": None},
+            ],
+            "annotations": [{"type": "url_citation", "url_citation": {"url": "url@26d", "title": "text@26e"}}],
         },
         {"role": "tool", "tool_call_id": "c", "content": "tool_result@27"},
         {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "tool_result@28"}]},
+        {"role": "function", "name": "tool_name@28b", "content": "tool_result@28c"},
         "text@29",
     ],
     "metadata": {"k": "metadata@31", "id": "metadata@32"},
@@ -59,7 +73,9 @@ CHAT = {
     "user": "metadata@33",
     "stop": ["metadata@34"],
     "unknown": {"type": "metadata@35", "deep": [["metadata@36"]]},
-    "tool_choice": "auto",
+    "tool_choice": {"type": "function", "function": {"name": "tool_name@09a"}},
+    "function_call": {"name": "tool_name@09b"},
+    "web_search_options": {"user_location": {"type": "approximate", "approximate": {"city": "metadata@37"}}},
     "prediction": {"type": "content", "content": "text@30"},
     "response_format": {
         "type": "json_schema",
@@ -68,8 +84,12 @@ CHAT = {
     "tools": [
         {
             "type": "function",
-            "function": {"name": "name@01", "description": "tool_description@02", "parameters": SCHEMA},
-        }
+            "function": {"name": "tool_name@01", "description": "tool_description@02", "parameters": SCHEMA},
+        },
+        {
+            "type": "custom",
+            "custom": {"name": "tool_name@09", "format": {"type": "grammar", "grammar": {"definition": "schema@09_"}}},
+        },
     ],
 }
 RESPONSES = {
@@ -85,10 +105,10 @@ RESPONSES = {
                 {"type": "input_file", "file_data": "url@17", "filename": "name@18", "file_url": "url@19"},
             ],
         },
-        {"type": "function_call", "call_id": "c", "name": "name@20", "arguments": "tool_arguments@21"},
+        {"type": "function_call", "call_id": "c", "name": "tool_name@20", "arguments": "json@21"},
         {"type": "function_call_output", "call_id": "c", "output": "tool_result@22"},
         {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "tool_result@23"}]},
-        {"type": "custom_tool_call", "call_id": "c", "name": "name@24", "input": "tool_arguments@25"},
+        {"type": "custom_tool_call", "call_id": "c", "name": "tool_name@24", "input": "tool_arguments@25"},
         {"type": "custom_tool_call_output", "call_id": "c", "output": "tool_result@26"},
         {
             "type": "reasoning",
@@ -99,15 +119,88 @@ RESPONSES = {
         {"type": "local_shell_call", "action": {"type": "tool_arguments@28", "command": ["tool_arguments@29"]}},
         {"type": "shell_call_output", "output": [{"stdout": "tool_result@30", "outcome": {"type": "exit"}}]},
         {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": "url@31"}},
+        {
+            "type": "mcp_call",
+            "server_label": "tool_name@31a",
+            "name": "tool_name@31b",
+            "arguments": "json@31c",
+            "output": "tool_result@31d",
+            "error": "text@31e",
+        },
+        {
+            "type": "mcp_list_tools",
+            "tools": [
+                {
+                    "name": "tool_name@31f",
+                    "description": "tool_description@31g",
+                    "input_schema": {"const": "schema@31h"},
+                }
+            ],
+        },
+        {
+            "type": "file_search_call",
+            "queries": ["text@31i"],
+            "results": [
+                {"file_id": "f", "filename": "name@31j", "text": "text@31k", "attributes": {"id": "tool_result@31l"}}
+            ],
+        },
+        {"type": "code_interpreter_call", "code": "text@31m", "outputs": [{"type": "logs", "logs": "tool_result@31n"}]},
+        {"type": "web_search_call", "action": {"type": "tool_arguments@31o", "query": "tool_arguments@31p"}},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [
+                {
+                    "type": "output_text",
+                    "text": "text@31q",
+                    "annotations": [{"type": "url_citation", "url": "url@31r", "title": "text@31s"}],
+                },
+                {"type": "refusal", "refusal": "text@31t"},
+            ],
+        },
     ],
     "metadata": {"role": "metadata@32"},
     "user": "metadata@33",
     "safety_identifier": "metadata@34",
     "previous_response_id": "resp_1",
-    "prompt": {"id": "pmpt_1", "variables": {"city": "text@13"}},
+    "prompt": {
+        "id": "pmpt_1",
+        "version": "text@12b",
+        "variables": {
+            "id": "text@13",
+            "role": {"type": "input_text", "text": "text@13b"},
+            "image": {"type": "input_image", "image_url": "url@13c"},
+        },
+    },
+    "tool_choice": {
+        "type": "allowed_tools",
+        "mode": "schema@09k",
+        "tools": [{"type": "mcp", "server_label": "tool_name@09l"}],
+    },
     "instructions": "text@12",
     "text": {"format": {"type": "json_schema", "name": "name@10", "schema": {"description": "tool_description@11"}}},
-    "tools": [{"type": "function", "name": "name@01", "description": "tool_description@02", "parameters": SCHEMA}],
+    "tools": [
+        {"type": "function", "name": "tool_name@01", "description": "tool_description@02", "parameters": SCHEMA},
+        {
+            "type": "mcp",
+            "server_label": "tool_name@09a",
+            "server_url": "url@09b",
+            "headers": {"id": "metadata@09c"},
+            "authorization": "metadata@09d",
+            "allowed_tools": ["tool_name@09e"],
+            "require_approval": {"never": {"tool_names": ["tool_name@09f"]}},
+        },
+        {
+            "type": "file_search",
+            "vector_store_ids": ["vs_1"],
+            "filters": {"type": "eq", "key": "schema@09g", "value": "schema@09h"},
+        },
+        {
+            "type": "web_search",
+            "user_location": {"type": "approximate", "city": "schema@09i"},
+            "allowed_domains": ["schema@09j"],
+        },
+    ],
 }
 ANTHROPIC = {
     "model": "c",
@@ -139,13 +232,38 @@ ANTHROPIC = {
         {
             "role": "assistant",
             "content": [
-                {"type": "thinking", "thinking": "text@24", "signature": "s"},
+                {"type": "thinking", "thinking": "signed@24", "signature": "s"},
+                {"type": "thinking", "thinking": "text@24b", "signature": ""},
                 {"type": "redacted_thinking", "data": "sealed"},
                 {
                     "type": "tool_use",
                     "id": "t",
-                    "name": "name@25",
+                    "name": "tool_name@25",
                     "input": {"type": "tool_arguments@26", "a": ["tool_arguments@27"]},
+                },
+                {
+                    "type": "mcp_tool_use",
+                    "id": "u",
+                    "name": "tool_name@27a",
+                    "server_name": "tool_name@27b",
+                    "input": {},
+                },
+                {
+                    "type": "web_search_tool_result",
+                    "tool_use_id": "w",
+                    "content": [
+                        {
+                            "type": "web_search_result",
+                            "title": "tool_result@27c",
+                            "url": "url@27d",
+                            "encrypted_content": "x",
+                        }
+                    ],
+                },
+                {
+                    "type": "text",
+                    "text": "text@27e",
+                    "citations": [{"type": "char_location", "cited_text": "text@27f", "document_title": "text@27g"}],
                 },
             ],
         },
@@ -154,38 +272,67 @@ ANTHROPIC = {
     "stop_sequences": ["metadata@29"],
     "system": [{"type": "text", "text": "text@13"}],
     "output_config": {"format": {"type": "json_schema", "schema": {"enum": ["schema@12"]}}},
-    "mcp_servers": [{"type": "url", "url": "url@10", "authorization_token": "schema@11"}],
+    "mcp_servers": [
+        {
+            "type": "url",
+            "url": "url@10",
+            "name": "tool_name@10b",
+            "tool_configuration": {"allowed_tools": ["tool_name@10c"]},
+            "authorization_token": "metadata@11",
+        }
+    ],
+    "tool_choice": {"type": "tool", "name": "tool_name@09c"},
     "tools": [
         {
-            "name": "name@01",
+            "name": "tool_name@01",
             "description": "tool_description@02",
             "input_schema": SCHEMA,
             "cache_control": {"type": "e"},
-        }
+            "input_examples": [{"id": "schema@09a"}],
+        },
+        {"type": "web_search_20250305", "name": "tool_name@09b"},
     ],
 }
+EMBEDDINGS = {"model": "e", "input": ["input@1", "input@2"], "user": "metadata@3", "encoding_format": "float"}
 REQUESTS = {
     "openai_chat": CHAT,
     "openai_responses": RESPONSES,
+    "openai_embeddings": EMBEDDINGS,
     "anthropic_messages": ANTHROPIC,
     "anthropic_count_tokens": ANTHROPIC,
 }
-CASES = [(name, indent) for name in REQUESTS for indent in (None, 1)]
+LEAST = {"openai_embeddings": 3}  # positions in which a value is planted; 40 in the formats of a chat
+CASES = [(name, layout) for name in REQUESTS for layout in (None, 1, "ascii")]
 
 
-@pytest.mark.parametrize(("name", "indent"), CASES)
-def test_every_position(name: str, indent: int | None) -> None:
-    """Every planted text is found once, by its kind, in logical order, with the exact span of its literal."""
-    body = json.dumps(REQUESTS[name], indent=indent).encode()
-    planted = sorted(
-        {word for word in json.dumps(REQUESTS[name]).split('"') if "@" in word}, key=lambda word: word[-2:]
-    )
-    found = list(registry.DIALECTS[name].read_request(body).texts())
-    assert [text.value for text in found if "@" in text.value] == planted
+def encode(tree: object, layout: object) -> bytes:
+    """A request as a compact, an indented, or a needlessly escaped body."""
+    if layout == "ascii":
+        return json.dumps(tree).replace("@", "\\u0040").encode()
+    return json.dumps(tree, indent=layout).encode()
+
+
+def planted(tree: object) -> list[str]:
+    """The planted values, in the order in which they must come."""
+    words = {word for word in json.dumps(tree).split('"') if "@" in word}
+    return sorted(words, key=lambda word: word.split("@")[1])
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_every_position(name: str, layout: object) -> None:
+    """Every planted text is found once, by its kind, in logical order, and its place is exactly its literal."""
+    body = encode(REQUESTS[name], layout)
+    view = registry.DIALECTS[name].read_request(body)
+    found = list(view.texts())
+    wanted = planted(REQUESTS[name])
+    assert len(wanted) >= LEAST.get(name, 40)
+    assert [text.value for text in found if "@" in text.value] == wanted
+    assert [text.kind for text in found if "@" in text.value] == [word.split("@")[0] for word in wanted]
     for text in found:
-        assert json.loads(body[text.start : text.end]) == text.value
-        if "@" in text.value:
-            assert text.kind == text.value.split("@")[0], text.path
+        start, end = view.place(text.path)
+        assert (body[start : start + 1], body[end - 1 : end]) == (b'"', b'"')
+        assert json.loads(body[start:end]) == text.value
+        assert view.value(text.path) == text.value
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -193,30 +340,119 @@ def test_ids_and_constants_are_left_alone(name: str) -> None:
     """Replacing every text that the walk finds leaves ids, roles, types, signatures and the model as they were."""
     body = json.dumps(REQUESTS[name]).encode()
     view = registry.DIALECTS[name].read_request(body)
-    edited = spans.splice(body, [Edit(text.start, text.end, b'"X"') for text in view.texts()])
+    edited = spans.splice(body, [Edit(*view.place(text.path), b'"X"') for text in view.texts()])
     left = {word for word in edited.decode().split('"') if "@" in word}
     assert left == set()
-    for constant in ("assistant", "object", "sealed", "encrypted_content", "user"):
+    assert list(orjson.loads(edited)) == list(REQUESTS[name])
+    for constant in ("assistant", "object", "sealed", "encrypted_content", "user", "vs_1", "pmpt_1", "s"):
         assert edited.count(f'"{constant}"'.encode()) == body.count(f'"{constant}"'.encode())
 
 
 def test_paths_name_the_place() -> None:
-    """A path reads like the field it stands for."""
+    """A path reads like the field it stands for; the name of a member, which the caller chose, is not shown."""
     view = registry.DIALECTS["openai_chat"].read_request(json.dumps(CHAT).encode())
-    paths = {text.value: text.path for text in view.texts()}
+    paths = {text.value: show_path(text.path) for text in view.texts()}
     assert paths["text@16"] == "messages[2].content[0].text"
-    assert paths["tool_arguments@23"] == "messages[3].tool_calls[0].function.arguments"
+    assert paths["json@23"] == "messages[3].tool_calls[0].function.arguments"
     assert paths["schema@06"] == "tools[0].function.parameters.properties.description.enum[0]"
     assert paths["metadata@32"] == "metadata.id"
+    assert show_path(("messages", 0, "input", "secret", KEY)) == "messages[0].input.{key}"
+    assert view.value(("messages", 99)) is None
+    assert view.value(("messages", "x")) is None
 
 
 @pytest.mark.parametrize("value", ["text@1", ["text@1"], {"a": "text@1"}])
-@pytest.mark.parametrize("key", ["id", "role", "type"])
+@pytest.mark.parametrize("key", ["id", "role", "type", "data", "name", "file_id", "signature"])
 def test_a_text_cannot_hide_in_a_wrong_shape(key: str, value: object) -> None:
     """Where an id or a constant belongs, objects and arrays are looked into."""
-    body = json.dumps({"model": "m", "messages": [{key: value}]}).encode()
-    texts = [text.value for text in registry.DIALECTS["openai_chat"].read_request(body).texts()]
-    assert texts == ([] if isinstance(value, str) else ["text@1"])
+    body = json.dumps(
+        {"model": "m", "messages": [{key: value, **({"type": "redacted_thinking"} if key == "data" else {})}]}
+    )
+    texts = [text.value for text in registry.DIALECTS["openai_chat"].read_request(body.encode()).texts()]
+    hidden = isinstance(value, str) and key != "name"
+    ids = isinstance(value, list) and key == "file_id"
+    assert texts == ([] if hidden or ids else ["text@1"])
+
+
+@pytest.mark.parametrize("choice", ["auto", {"type": "auto"}, None])
+def test_constants_of_tool_choice(choice: object) -> None:
+    """A choice that names no tool holds no text."""
+    for name in ("openai_chat", "openai_responses", "anthropic_messages"):
+        body = json.dumps({"model": "m", "messages": [], "tool_choice": choice}).encode()
+        assert list(registry.DIALECTS[name].read_request(body).texts()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "path"),
+    [
+        ("openai_responses", {"previous_response_id": "resp_1"}, "previous_response_id"),
+        ("openai_responses", {"conversation": {"id": "conv_1"}, "input": "x"}, "conversation"),
+        ("openai_responses", {"prompt": {"id": "pmpt_1"}}, "prompt.id"),
+        ("openai_responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].id"),
+        ("openai_responses", {"input": [{"id": "msg_1"}]}, "input[0].id"),
+        ("openai_responses", {"input": [{"content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0].content[0].file_id"),
+        ("openai_responses", {"tools": [{"type": "file_search", "vector_store_ids": ["v"]}]}, "tools[0].vector_store_ids"),
+        ("openai_responses", {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "tools[0].container"),
+        (
+            "openai_responses",
+            {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f"]}}]},
+            "tools[0].container.file_ids",
+        ),
+        ("openai_responses", {"input": [{"type": "code_interpreter_call", "container_id": "c"}]}, "input[0].container_id"),
+        ("openai_chat", {"messages": [{"content": [{"type": "file", "file": {"file_id": "f"}}]}]}, "messages[0].content[0].file.file_id"),
+        ("openai_chat", {"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio.id"),
+        ("anthropic_messages", {"container": "c"}, "container"),
+        (
+            "anthropic_messages",
+            {"messages": [{"content": [{"type": "document", "source": {"type": "file", "file_id": "f"}}]}]},
+            "messages[0].content[0].source.file_id",
+        ),
+        ("anthropic_messages", {"messages": [{"content": [{"type": "container_upload", "file_id": "f"}]}]}, "messages[0].content[0].file_id"),
+        # what only looks like it: values that are absent, arguments and schemas of the caller's own tools, full items
+        ("openai_responses", {"previous_response_id": None, "conversation": None, "prompt": None}, None),
+        ("openai_responses", {"input": [{"type": "message", "id": "msg_1", "role": "user", "content": "x"}]}, None),
+        ("openai_responses", {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": []}}]}, None),
+        (
+            "anthropic_messages",
+            {"messages": [{"content": [{"type": "tool_use", "name": "n", "input": {"file_id": "f", "container_id": "c"}}]}]},
+            None,
+        ),
+        ("anthropic_messages", {"tools": [{"input_schema": {"properties": {"file_id": {"type": "string"}}}}]}, None),
+        ("openai_chat", {"metadata": {"file_id": "f"}, "audio": {"voice": "v", "format": "wav"}}, None),
+        ("openai_embeddings", {"input": "x"}, None),
+    ],
+)  # fmt: skip
+def test_stored_history(name: str, fields: dict[str, object], path: str | None) -> None:
+    """The first field by which a request leans on what the vendor stored is named."""
+    body = json.dumps({"model": "m", "messages": [], **fields}).encode()
+    assert registry.DIALECTS[name].read_request(body).stored_history == path
+
+
+def test_keys_of_arguments() -> None:
+    """Names of the members of tool arguments can be asked for, each with the place of its own literal."""
+    arguments = {"city": {'na"me': [{"x": 1}]}, "e": []}
+    tree = {
+        "model": "m",
+        "metadata": {"no": "no"},
+        "messages": [{"role": "assistant", "content": [{"type": "tool_use", "name": "n", "input": arguments}]}],
+    }
+    body = json.dumps(tree, indent=1).encode()
+    view = registry.DIALECTS["anthropic_messages"].read_request(body)
+    keys = list(view.argument_keys())
+    assert [key.value for key in keys] == ["city", 'na"me', "x", "e"]
+    assert {key.kind for key in keys} == {"tool_arguments"}
+    edited = spans.splice(body, [Edit(*view.place(key.path), b'"k%d"' % index) for index, key in enumerate(keys)])
+    tree["messages"][0]["content"][0]["input"] = {"k0": {"k1": [{"k2": 1}]}, "k3": []}
+    assert json.loads(edited) == tree
+
+
+def test_too_deep_to_walk() -> None:
+    """A body that a parser reads but the walk cannot finish is refused, never half-inspected."""
+    deep = b"[" * 1000 + b'"x"' + b"]" * 1000
+    body = b'{"model":"m","messages":[{"content":' + deep + b"}]}"
+    with pytest.raises(Rejection) as caught:
+        list(registry.DIALECTS["openai_chat"].read_request(body).texts())
+    assert caught.value.status == 400
 
 
 VALUES = st.recursive(
@@ -224,13 +460,45 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=10,
 )
+WORDS = st.sampled_from(["input", "tools", "variables", "data", "name", "type", "arguments", "properties", "container"])
+NESTED = st.recursive(
+    st.text(max_size=3) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=12,
+)
 
 
-@given(st.lists(VALUES, max_size=4), VALUES, VALUES)
+def strings(value: object) -> list[str]:
+    """Every string value below."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for child in inner for text in strings(child)]
+
+
+@given(st.lists(VALUES | NESTED, max_size=4), VALUES | NESTED, VALUES | NESTED)
 def test_any_shape_is_walked(messages: list[object], tools: object, other: object) -> None:
-    """Whatever the caller puts into a field, each text found is where its span says, and none is found twice."""
+    """Whatever the caller puts into a field, each text is where its place says, none comes twice, none in a new field is lost."""
     tree = {"tools": tools, "x": other, "model": "m", "messages": messages}
     body = json.dumps(tree).encode()
-    texts = list(registry.DIALECTS["openai_chat"].read_request(body).texts())
-    assert all(json.loads(body[text.start : text.end]) == text.value for text in texts)
-    assert len({text.start for text in texts}) == len(texts)
+    view = registry.DIALECTS["openai_chat"].read_request(body)
+    texts = list(view.texts())
+    places = [view.place(text.path) for text in texts]
+    assert [json.loads(body[start:end]) for start, end in places] == [text.value for text in texts]
+    assert len(set(places)) == len(texts)
+    assert [text.value for text in texts if text.path[0] == "x"] == strings(other)
+
+
+PLAIN_KEYS = st.sampled_from(["text", "content", "input", "variables", "metadata", "url", "x"])
+PLAIN = st.recursive(
+    st.text(min_size=1, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN_KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.lists(PLAIN, max_size=4))
+def test_no_string_is_lost(messages: list[object]) -> None:
+    """Where no key is one of the vendor's constants, every string of the messages is a text, in order."""
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    assert [text.value for text in registry.DIALECTS["openai_chat"].read_request(body).texts()] == strings(messages)

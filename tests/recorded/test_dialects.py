@@ -126,8 +126,9 @@ def test_request(case: tuple[Path, dict]) -> None:
     assert edited.startswith(body[: edit.start] + b'"other/model"')
     texts = list(view.texts())
     assert texts
-    assert all(json.loads(body[text.start : text.end]) == text.value for text in texts)
-    assert len({text.start for text in texts}) == len(texts)
+    places = [view.place(text.path) for text in texts]
+    assert [json.loads(body[start:end]) for start, end in places] == [text.value for text in texts]
+    assert len(set(places)) == len(texts)
 
 
 @pytest.mark.parametrize("case", RESPONSES, ids=_name)

@@ -1,4 +1,4 @@
-"""What `up` makes in the state folder on first use, and leaves alone ever after: pepper, first key, CA, certificates.
+"""What `up` makes on first use, and leaves alone ever after: pepper, redaction key, first key, CA, certificates.
 
 Leaves are short-lived and made anew at each start; Envoy takes a new one by the rename of its SDS file.
 """
@@ -14,6 +14,7 @@ from typing import Final
 from extproc.adapters import pki
 from extproc.adapters.keyfile import KeyFile, make_pepper
 from extproc.adapters.keys import Hasher, Owner, read_pepper
+from extproc.adapters.redaction_key import make_redaction_key
 from extproc.config import Config
 from extproc.config.model import Keys
 from extproc.config.units import SecretRef
@@ -46,6 +47,8 @@ def prepare(state: Path, config: Config, environ: Mapping[str, str], names: tupl
     if pepper.file is not None:
         Path(pepper.file).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_pepper(Path(pepper.file))
+    if config.redaction is not None and config.redaction.key is not None:
+        make_redaction_key(config.redaction.key)
     keys.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     secret = ""
     if not keys.exists():

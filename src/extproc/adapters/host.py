@@ -9,13 +9,15 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Final, Protocol, TypeVar
 
 from extproc.adapters.keys import KeyStore
+from extproc.adapters.scans import Scans
 from extproc.adapters.tokens import Tokenizers
 from extproc.errors import EffectError
 from extproc.exchange.actions import Action
-from extproc.exchange.effects import CountTokens, Effect, FindKey
+from extproc.exchange.effects import CountTokens, Effect, FindEntities, FindKey
 from extproc.exchange.events import Event
 from extproc.exchange.facts import Origin
 from extproc.exchange.machine import Exchange, Modes
@@ -48,11 +50,19 @@ class Gauge(Protocol):
 class Host:
     """What the exchanges of one worker share. `current` is swapped on reload; an exchange keeps what it began with."""
 
-    def __init__(self, runtime: Runtime, keys: KeyStore, tokenizers: Tokenizers, sinks: tuple[Sink, ...]) -> None:
-        """`sinks`: where records go (log, metrics)."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        keys: KeyStore,
+        tokenizers: Tokenizers,
+        sinks: tuple[Sink, ...],
+        scans: Scans | None = None,
+    ) -> None:
+        """`sinks`: where records go (log, metrics). `scans` None: no text can be searched, which fails closed."""
         self.current = runtime
         self._keys = keys
         self._tokenizers = tokenizers
+        self._scans = scans
         self._sinks = sinks
         self._numbers = itertools.count(1)
         self._prefix = f"{time.time_ns():x}"
@@ -79,9 +89,18 @@ class Host:
         if self.gauge is not None:
             self.gauge.closed()
 
-    def find_key(self, effect: FindKey) -> object:
-        """Synchronous: the table is in memory."""
-        return self._keys.find(effect.secret, time.time())
+    def perform(self, effect: Effect) -> object:
+        """The answer to an effect, or a coroutine that gives it where it has to be waited for. Both raise `EffectError`.
+
+        Keys are in memory, and most texts are known or short: those are answered here.
+        """
+        if isinstance(effect, FindKey):
+            return self._keys.find(effect.secret, time.time())
+        if isinstance(effect, FindEntities):
+            if self._scans is None:
+                raise EffectError("nothing here can search texts")
+            return self._scans.find(effect)
+        return self.count_tokens(effect)
 
     async def count_tokens(self, effect: CountTokens) -> int:
         """In a thread: a long text takes milliseconds, and the loop has streams to serve."""
@@ -149,14 +168,15 @@ class Conversation:
         try:
             # most events need nothing of the outside, or what is in memory: they are done without a coroutine more
             effect = next(steps)
-            while isinstance(effect, FindKey):
+            while True:
                 try:
-                    found = self._host.find_key(effect)
+                    answer = self._host.perform(effect)
                 except EffectError as error:
                     effect = steps.throw(error)
-                else:
-                    effect = steps.send(found)
-            return await self._drive(steps, effect)
+                    continue
+                if isinstance(answer, CoroutineType):
+                    return await self._drive(steps, answer)
+                effect = steps.send(answer)
         except StopIteration as stop:
             actions: tuple[Action, ...] = stop.value
             return actions
@@ -188,7 +208,7 @@ class Conversation:
         except StopIteration as stop:
             self._publish(stop.value)
             return
-        self._task = self._host.settle(self._drive(steps, effect), self._settled)
+        self._task = self._host.settle(self._drive(steps, self._answer(effect)), self._settled)
 
     async def close(self) -> None:
         """`end`, and wait until the record is published."""
@@ -212,20 +232,21 @@ class Conversation:
         self._published = True
         self._host.publish(record)
 
-    async def _drive(self, steps: Generator[Effect, object, T], effect: Effect) -> T:
-        """Perform `effect` and those that follow."""
+    async def _answer(self, effect: Effect) -> object:
+        answer = self._host.perform(effect)
+        return await answer if isinstance(answer, CoroutineType) else answer
+
+    async def _drive(self, steps: Generator[Effect, object, T], waiting: Coroutine[object, object, object]) -> T:
+        """Wait for an answer, and perform the effects that follow."""
         try:
             while True:
                 try:
-                    answer: object = (
-                        self._host.find_key(effect)
-                        if isinstance(effect, FindKey)
-                        else await self._host.count_tokens(effect)
-                    )
+                    answer = await waiting
                 except EffectError as error:
                     effect = steps.throw(error)
                 else:
                     effect = steps.send(answer)
+                waiting = self._answer(effect)
         except StopIteration as stop:
             result: T = stop.value
             return result

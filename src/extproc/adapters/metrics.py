@@ -8,37 +8,20 @@ supervisor adds them up (`metrics_server`).
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, multiprocess, values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from extproc.adapters.fleet import What, WorkerEvent
+from extproc.adapters.metrics_calls import CALLED, CallCell, CallInstruments, LabelValues, adder, observer
+from extproc.adapters.metrics_redaction import RedactionMetrics
 from extproc.exchange.facts import Outcome, UsageSource
 from extproc.exchange.record import Record
-from extproc.usage import Usage
 
 _DOUBLE: Final = struct.Struct("d").pack
-_Add: TypeAlias = Callable[[float], None]
-
-OTHER: Final = "other"  # stands for every value over the cap
-NONE: Final = "none"  # an empty value: Prometheus takes an empty label for an absent one
-
-# OpenTelemetry's advised ExplicitBucketBoundaries
-_TOKEN_BUCKETS: Final = tuple(4**power for power in range(14))
-_DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
-_FIRST_TOKEN_BUCKETS: Final = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1),
-    *(0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
-)
-_POLICY_BUCKETS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5)
-
-_KINDS: Final = ("input", "output", "cached_input", "cache_creation_input", "reasoning")
-_GEN_AI: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
-_CALLED: Final = frozenset({Outcome.OK, Outcome.PROVIDER_ERROR, Outcome.UNREACHABLE, Outcome.CUT_SHORT})
 # the vendor did not know what was asked for: a caller must not fill our label values with names that do not exist
 _NO_SUCH: Final = frozenset({400, 404, 405, 422})
 _MAX_CELLS: Final = 4096
@@ -115,156 +98,17 @@ def clear_shared_values(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class LabelValues:
-    """The distinct values that labels may have: `limit` of each kind, then `other`."""
-
-    def __init__(self, limit: int, overflow: Counter) -> None:
-        """Start with no value known. `overflow`: counts the samples with a replaced value, by label."""
-        self._limit = limit
-        self._overflow = overflow
-        self._known: dict[str, set[str]] = {}
-
-    def take(self, kind: str, value: str, *, admit: bool = True) -> tuple[str, Counter | None]:
-        """Give the value to use, and the counter to raise where it stands for another. `admit` False: learn nothing."""
-        if not value:
-            return NONE, None
-        known = self._known.setdefault(kind, set())
-        if value in known:
-            return value, None
-        if admit and len(known) < self._limit:
-            known.add(value)
-            return value, None
-        return OTHER, self._overflow.labels(kind)
-
-
-class _Instruments:
-    """What one worker counts for its calls."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(name, text, labels, buckets=buckets, registry=registry)
-
-        who = ("team", "app", "provider", "model")
-        self.requests = counter("llm_requests", "Calls by how they ended.", *who, "endpoint", "outcome")
-        self.tokens = counter(
-            "llm_tokens",
-            "Tokens; input includes cached_input and cache_creation_input, output reasoning.",
-            *who,
-            "kind",
-        )
-        self.cost = counter("llm_cost_usd", "Known cost in US dollars (binary floating point; the log is exact).", *who)
-        self.cost_unknown = counter("llm_cost_unknown", "Calls whose price is not known.", "provider", "model")
-        self.refusals = counter("llm_refusals", "Calls that were refused, by x-llm-error.", "error", "team", "endpoint")
-        self.estimated = counter("llm_estimated", "Calls whose usage is our estimate.", "provider", "model")
-        self.overflow = counter(
-            "llm_label_overflow", "Values counted as `other`: over the limit of distinct ones, or unknown.", "label"
-        )
-        self.policy = histogram("llm_policy_seconds", "Seconds of our own processing in a call.", _POLICY_BUCKETS)
-        self.usage = histogram(
-            "gen_ai_client_token_usage", "Tokens of a call, by type.", _TOKEN_BUCKETS, *_GEN_AI, "gen_ai_token_type"
-        )
-        self.duration = histogram(
-            "gen_ai_server_request_duration_seconds",
-            "Seconds until the last byte of the answer.",
-            _DURATION_BUCKETS,
-            *_GEN_AI,
-            "error_type",
-        )
-        self.first_token = histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "Seconds until the first byte of a streamed answer, of successful calls.",
-            _FIRST_TOKEN_BUCKETS,
-            *_GEN_AI,
-        )
-        self.in_flight = Gauge("llm_in_flight", "Calls that are open.", registry=registry, multiprocess_mode="livesum")
-
-
-def _adder(counter: Counter | Gauge) -> _Add:
-    """The `inc` of the number behind an instrument: without the checks of arguments that are ours."""
-    add: _Add = counter._value.inc  # noqa: SLF001  it has no public way
-    return add
-
-
-def _observer(histogram: Histogram) -> _Add:
-    """As `histogram.observe`, which walks the buckets one by one. The amount must not be negative or NaN."""
-    bounds: list[float] = histogram._upper_bounds  # noqa: SLF001  as above
-    add_sum: _Add = histogram._sum.inc  # noqa: SLF001
-    add_one: list[_Add] = [bucket.inc for bucket in histogram._buckets]  # noqa: SLF001
-
-    def observe(amount: float) -> None:
-        add_sum(amount)
-        add_one[bisect_left(bounds, amount)](1.0)
-
-    return observe
-
-
-class _Cell:
-    """The label children that records of one kind count into: found by one dictionary look-up per record."""
-
-    __slots__ = ("always", "cost", "duration", "first_token", "tokens", "unknown_cost", "usage")
-
-    def __init__(self, instruments: _Instruments, labels: Mapping[str, str], outcome: str, error: str) -> None:
-        who = (labels["team"], labels["app"], labels["provider"], labels["model"])
-        at = (labels["provider"], labels["model"])
-        gen_ai = (labels["operation"], labels["provider"], labels["request_model"], labels["response_model"])
-        self.always = [_adder(instruments.requests.labels(*who, labels["endpoint"], outcome))]
-        if outcome == Outcome.REFUSED:
-            self.always.append(_adder(instruments.refusals.labels(error, labels["team"], labels["endpoint"])))
-        self.tokens: Mapping[str, _Add] = {}
-        self.usage: Mapping[str, _Add] = {}
-        self.cost: _Add | None = None
-        self.unknown_cost: _Add | None = None
-        self.duration: _Add | None = None
-        self.first_token: _Add | None = None
-        if outcome in _CALLED:
-            self.tokens = {kind: _adder(instruments.tokens.labels(*who, kind)) for kind in _KINDS}
-            self.usage = {kind: _observer(instruments.usage.labels(*gen_ai, kind)) for kind in ("input", "output")}
-            self.cost = _adder(instruments.cost.labels(*who))
-            self.duration = _observer(instruments.duration.labels(*gen_ai, error))
-            self.unknown_cost = _adder(instruments.cost_unknown.labels(*at))
-        if outcome == Outcome.OK:
-            self.first_token = _observer(instruments.first_token.labels(*gen_ai))
-
-    def count(self, record: Record) -> None:
-        """Count one record."""
-        for add in self.always:
-            add(1.0)
-        if self.duration is not None:
-            self.duration(max(0.0, record.duration))
-        if self.first_token is not None and record.stream and record.time_to_first_byte is not None:
-            self.first_token(max(0.0, record.time_to_first_byte))
-        if record.usage is not None and record.usage_source != UsageSource.NONE:  # a count of tokens uses none
-            self._count_usage(record.usage)
-        if self.cost is not None and self.unknown_cost is not None:
-            if record.cost is not None:
-                self.cost(float(record.cost))
-            elif record.cost_reason:
-                self.unknown_cost(1.0)
-
-    def _count_usage(self, usage: Usage) -> None:
-        for kind, add in self.tokens.items():
-            count = getattr(usage, kind)
-            if count and count > 0:  # a counter never falls, whatever a provider reports
-                add(count)
-        for kind, observe in self.usage.items():
-            count = getattr(usage, kind)
-            if count is not None:
-                observe(count)
-
-
 class MetricsSink:
     """Counts records; one object a worker, used from the event loop's thread only."""
 
     def __init__(self, registry: CollectorRegistry, value_limit: int) -> None:
         """Make the instruments. `value_limit`: distinct values of one label (`labels.metric_values`)."""
-        self._instruments = _Instruments(registry)
+        self._instruments = CallInstruments(registry)
         self._values = LabelValues(value_limit, self._instruments.overflow)
-        self._cells: dict[tuple[object, ...], tuple[_Cell, tuple[Counter, ...]]] = {}
-        self._in_flight = _adder(self._instruments.in_flight)
-        self._policy = _observer(self._instruments.policy)
+        self._cells: dict[tuple[object, ...], tuple[CallCell, tuple[Counter, ...]]] = {}
+        self._in_flight = adder(self._instruments.in_flight)
+        self._policy = observer(self._instruments.policy)
+        self._redaction = RedactionMetrics(registry, self._values)
 
     def opened(self) -> None:
         """Count a call in."""
@@ -289,11 +133,13 @@ class MetricsSink:
         for counter in overflow:
             counter.inc()
         self._policy(max(0.0, record.policy_seconds))
+        if record.redaction is not None:
+            self._redaction.count(record, record.redaction)
 
     observe = write
 
-    def _make(self, key: tuple[object, ...], record: Record) -> tuple[_Cell, tuple[Counter, ...]]:
-        known = record.outcome in _CALLED and record.status not in _NO_SUCH
+    def _make(self, key: tuple[object, ...], record: Record) -> tuple[CallCell, tuple[Counter, ...]]:
+        known = record.outcome in CALLED and record.status not in _NO_SUCH
         wanted = {
             "team": ("team", record.team, True),
             "app": ("app", record.app, True),
@@ -310,9 +156,9 @@ class MetricsSink:
             labels[name], counter = self._values.take(kind, value, admit=admit)
             if counter is not None:
                 overflow[kind] = counter
-        cell = _Cell(self._instruments, labels, record.outcome, _error_type(record))
+        cell = CallCell(self._instruments, labels, record.outcome, _error_type(record))
         if record.usage_source == UsageSource.ESTIMATED:
-            cell.always.append(_adder(self._instruments.estimated.labels(labels["provider"], labels["model"])))
+            cell.always.append(adder(self._instruments.estimated.labels(labels["provider"], labels["model"])))
         if len(self._cells) >= _MAX_CELLS:
             self._cells.clear()  # keys hold what callers send; the children stay, a cell is cheap to make again
         self._cells[key] = (cell, tuple(overflow.values()))

@@ -12,14 +12,15 @@ from typing import Final
 
 import structlog
 
-from extproc.adapters.logs import LineLogger, LineWriter, escape_controls, to_json
-from extproc.exchange.record import Record
+from extproc.adapters.logs import PIPE_ATOMIC, LineLogger, LineWriter, escape_controls, to_json
+from extproc.exchange.record import Record, RedactionSummary
 from extproc.usage import Usage
 
 # Values that a caller or a vendor chose are cut, so that a line stays within what a pipe takes in one piece (4096 bytes):
 # the workers share one pipe, and a longer line could be torn by another's.
 _ANY_CHARACTERS: Final = 64  # characters that need no look: 384 bytes at most, all escaped
 _MAX_BYTES: Final = 256
+_MAX_KINDS: Final = 12  # of 32 characters at most
 _BY_CALLER: Final = ("requested_model", "model", "response_model", "error_detail", "tenant", "user", "source")
 _PLAIN: Final = (
     *(
@@ -66,7 +67,34 @@ def as_fields(record: Record) -> dict[str, object]:
         fields.update(_tokens(record.usage))
     if record.cost is not None:
         fields["cost_usd"] = format(record.cost, "f")
+    if record.redaction is not None:
+        fields["redaction"] = _redaction(record.redaction)
     return fields
+
+
+def _redaction(found: RedactionSummary) -> dict[str, object]:
+    """Counts by `KIND.operator`, the time in ms; what is zero is absent. Many kinds are cut, and the sum of all stays."""
+    fields: dict[str, object] = {
+        "profile": found.profile,
+        "mode": found.mode,
+        "scan_ms": round(found.seconds * 1000, 3),
+    }
+    if found.entities:
+        by_kind: dict[str, int] = {}
+        for kind, operator, count in found.entities:
+            by_kind[f"{kind}.{operator}"] = by_kind.get(f"{kind}.{operator}", 0) + count
+        fields["found"] = sum(by_kind.values())
+        fields["entities"] = dict(list(by_kind.items())[:_MAX_KINDS])
+    for name in ("cached", "scanned", "restored", "failed"):
+        if value := getattr(found, name):
+            fields[name] = value
+    if found.blocked:
+        fields["blocked"] = found.blocked[:_MAX_KINDS]
+    return fields
+
+
+def _in_short(found: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in found.items() if name not in {"entities", "blocked"}}
 
 
 def _cut(text: str) -> str:
@@ -102,4 +130,8 @@ class RecordLog:
         """Write one line."""
         line = {"level": "info", **as_fields(record), "event": "exchange"}
         line["timestamp"] = _stamp(record.started_at + record.duration)
-        self._lines.msg(self._render(line))
+        data = self._render(line)
+        if len(data) >= PIPE_ATOMIC and record.redaction is not None:  # the longest names of everything at once
+            line["redaction"] = _in_short(_redaction(record.redaction))
+            data = self._render(line)
+        self._lines.msg(data)

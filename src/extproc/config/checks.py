@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from extproc.config.model import Timeouts
 from extproc.config.problems import Loc
 from extproc.config.providers import Alias, PriceOverride, Provider
+from extproc.config.redaction import KINDS, NO_PROFILE, Operator, Profile, Redaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Parts:
     aliases: Mapping[str, Alias]
     overrides: Mapping[int, PriceOverride]
     timeouts: Timeouts | None
+    redaction: Redaction | None = None
 
 
 Finding = tuple[Loc, str, str]
@@ -40,6 +42,8 @@ def check(parts: Parts) -> Iterator[Finding]:
             yield _unknown(("pricing", "overrides", index, "provider"), override.provider, parts.names)
     if parts.timeouts is not None:
         yield from _timeouts(parts.timeouts)
+    if parts.redaction is not None:
+        yield from _redaction(parts.redaction, parts.names)
 
 
 def closest(word: str, known: Collection[str], what: str) -> str:
@@ -105,3 +109,47 @@ def _timeouts(timeouts: Timeouts) -> Iterator[Finding]:
     for pattern, name in timeouts.models.items():
         if name not in known:
             yield ("timeouts", "models", pattern), f"there is no class `{name}`", closest(name, known, "class")
+
+
+def _redaction(redaction: Redaction, providers: Collection[str]) -> Iterator[Finding]:
+    known = (*redaction.profiles, NO_PROFILE)
+    used: list[tuple[Loc, str]] = [(("redaction", "default"), redaction.default)]
+    for index, rule in enumerate(redaction.rules):
+        used.append((("redaction", "rules", index, "profile"), rule.profile))
+        if not set(rule.provider) & set("*?") and rule.provider not in providers:
+            yield _unknown(("redaction", "rules", index, "provider"), rule.provider, providers)
+    for loc, name in used:
+        if name not in known:
+            yield loc, f"there is no profile `{name}`", closest(name, known, "profile")
+    for name, profile in redaction.profiles.items():
+        at: Loc = ("redaction", "profiles", name)
+        yield from _kinds(profile, at)
+        if redaction.key is None:
+            yield from _keyed(profile, at)
+
+
+def _operators(profile: Profile, at: Loc) -> Iterator[tuple[Loc, str, Operator]]:
+    for kind, operator in profile.entities.items():
+        yield (*at, "entities", kind), kind, operator
+    for kind, operator in profile.output.entities.items():
+        yield (*at, "output", "entities", kind), kind, operator
+
+
+def _kinds(profile: Profile, at: Loc) -> Iterator[Finding]:
+    known = KINDS | profile.own_kinds()
+    for loc, kind, _ in _operators(profile, at):
+        if kind not in known:
+            hint = closest(kind, known, "kind")
+            yield loc, f"nothing finds the kind `{kind}`", f"{hint}; `patterns` and `deny` define kinds of your own"
+
+
+def _keyed(profile: Profile, at: Loc) -> Iterator[Finding]:
+    """Everything that needs `redaction.key`, which is not there."""
+    hint = "add `key: {file: state/redaction.key}` to `redaction`; `extproc up` makes the file"
+    for loc, _, operator in _operators(profile, at):
+        if operator.action == "hash":
+            yield loc, "needs a key: without one, hashes of short values are guessed", hint
+    if profile.placeholders == "keyed":
+        yield (*at, "placeholders"), "needs a key", hint
+    if profile.stored_history == "keyed":
+        yield (*at, "stored_history"), "needs a key", hint

@@ -16,6 +16,7 @@ from extproc.config.document import Document, Tree, read_document
 from extproc.config.model import Config, Keys, Timeouts
 from extproc.config.problems import ConfigErrors, Loc, Problem, path_of
 from extproc.config.providers import Alias, PriceOverride, Provider
+from extproc.config.redaction import Redaction
 from extproc.config.secrets import find_secrets
 from extproc.config.units import Section
 from extproc.config.versions import check_version
@@ -33,6 +34,8 @@ _WORDS: Final[dict[str, tuple[str, str]]] = {
     "dict_type": ("is not a section", "write keys and values below it, indented"),
     "mapping_type": ("is not a section", "write keys and values below it, indented"),
     "tuple_type": ("is not a list", "write a list: [a, b], or one `- item` a line"),
+    "bool_type": ("is not true or false", "write true or false, without quotes"),
+    "float_type": ("is not a number", "write a number without quotes: 0.8"),
     "path_type": ("is not a file path", "write the path as text"),
 }
 """pydantic's error types in an operator's words. Its own messages speak of Python; some would repeat the value."""
@@ -90,7 +93,14 @@ def _outside(found: Iterable[tuple[Loc, Problem]], secrets: Iterable[Loc]) -> li
 def _parts(tree: dict[str, Tree], config: Config | None, base: PurePath) -> Parts:
     if config is not None:
         overrides = dict(enumerate(config.pricing.overrides))
-        return Parts(config.providers.keys(), config.providers, config.aliases, overrides, config.timeouts)
+        return Parts(
+            names=config.providers.keys(),
+            providers=config.providers,
+            aliases=config.aliases,
+            overrides=overrides,
+            timeouts=config.timeouts,
+            redaction=config.redaction,
+        )
     pricing = tree.get("pricing")
     providers = tree.get("providers")
     return Parts(
@@ -99,6 +109,7 @@ def _parts(tree: dict[str, Tree], config: Config | None, base: PurePath) -> Part
         aliases=_valid(Alias, _items(tree.get("aliases")), base),
         overrides=_valid(PriceOverride, _entries(pricing), base),
         timeouts=_valid(Timeouts, [("", tree.get("timeouts", {}))], base).get(""),
+        redaction=_valid(Redaction, [("", tree["redaction"])] if "redaction" in tree else (), base).get(""),
     )
 
 

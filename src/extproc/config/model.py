@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extproc.config.providers import Alias, Pricing, Provider
+from extproc.config.redaction import Redaction
 from extproc.config.units import (
     Address,
     Duration,
@@ -117,7 +118,7 @@ class Timeouts(Section):
 
 
 class Labels(Section):
-    """Bounds for what callers may write into labels (`x-llm-feature`, `x-llm-user`, ...)."""
+    """Bounds for what callers may write into labels (`x-llm-feature`, `x-llm-user`, ...): their own word, which nobody checks."""
 
     max_length: int = Field(default=64, ge=1, le=256, description="Longest label value, in characters.")
     metric_values: int = Field(
@@ -163,10 +164,20 @@ class Config(Section):
     limits: Limits = Field(default=Limits(), description="Size caps.")
     timeouts: Timeouts = Field(default=Timeouts(), description="Timeout classes and which model takes which.")
     labels: Labels = Field(default=Labels(), description="Bounds for labels.")
+    redaction: Redaction | None = Field(
+        default=None, description="What may not leave. Nothing written: nothing is looked at; `{}`: the defaults."
+    )
     pricing: Pricing = Field(default=Pricing(), description="What tokens cost.")
     workers: Workers = Field(default=Workers(), description="The sidecar's processes.")
     metrics: Metrics = Field(default=Metrics(), description="The Prometheus endpoint.")
     log: Log = Field(default=Log(), description="The log.")
+
+    @field_validator("redaction", mode="after")
+    @classmethod
+    def _not_half_written(cls, written: Redaction | None) -> Redaction | None:
+        if written is None:  # a section whose lines are all comments must not turn the search off
+            raise bad("is empty", "write {} for the defaults, or take the line out to look at nothing")
+        return written
 
     def cluster(self, provider: str) -> str:
         """Name the Envoy cluster of a provider. Raises KeyError for an unknown one."""

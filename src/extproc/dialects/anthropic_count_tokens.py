@@ -9,9 +9,19 @@ import msgspec
 from extproc.dialects.anthropic_errors import anthropic_error
 from extproc.dialects.anthropic_messages import MessagesRequest
 from extproc.dialects.counting import count, known
-from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
+from extproc.dialects.dialect import (
+    DEFAULT_LIMITS,
+    Dialect,
+    ErrorAnswer,
+    ReadLimits,
+    RequestView,
+    ResponseEditor,
+    ResponseReader,
+)
+from extproc.dialects.editing import PassEditor
 from extproc.dialects.reading import JsonReader, parse
 from extproc.errors import Rejection
+from extproc.text import TextFilter
 from extproc.usage import Usage
 
 
@@ -42,6 +52,10 @@ class AnthropicCountTokens(Dialect):
     def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body."""
         return CountReader(limits.body)
+
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """The answer goes on as it is: it holds numbers."""
+        return PassEditor()
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """Anthropic's error shape."""

@@ -10,12 +10,23 @@ import orjson
 
 from extproc.dialects import checks, sse
 from extproc.dialects.anthropic_errors import anthropic_error, error_body
+from extproc.dialects.anthropic_messages_edit import MESSAGE_STRINGS, MessagesStreamEditor
 from extproc.dialects.counting import count, details, known
-from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
+from extproc.dialects.dialect import (
+    DEFAULT_LIMITS,
+    Dialect,
+    ErrorAnswer,
+    ReadLimits,
+    RequestView,
+    ResponseEditor,
+    ResponseReader,
+)
+from extproc.dialects.editing import JsonEditor
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
-from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
+from extproc.dialects.request import JsonRequest, answer_format, content, tool_choice, tools
 from extproc.dialects.spans import is_array, is_object
 from extproc.errors import Rejection
+from extproc.text import TextFilter
 from extproc.usage import Usage
 
 _QUIET: Final = frozenset({b"content_block_start", b"content_block_stop", b"ping"})
@@ -43,13 +54,15 @@ class MessagesRequest(JsonRequest):
     """A Messages request."""
 
     order = (
-        ("tools", TOOLS),
-        ("mcp_servers", TOOLS),
-        ("output_config", TOOLS),
-        ("output_format", TOOLS),
-        ("system", CONTENT),
-        ("messages", CONTENT),
+        ("tools", tools),
+        ("tool_choice", tool_choice),
+        ("mcp_servers", tools),
+        ("output_config", answer_format),
+        ("output_format", answer_format),
+        ("system", content),
+        ("messages", content),
     )
+    stored = ("container",)
     opaque = JsonRequest.opaque | {"anthropic_version", "cache_control", "thinking"}
 
     def check(self) -> None:
@@ -154,6 +167,10 @@ class AnthropicMessages(Dialect):
     def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body or the stream; there is nothing to strip."""
         return MessagesSseReader(limits.event) if stream else MessagesJsonReader(limits.body)
+
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """An editor for the JSON body or the stream."""
+        return MessagesStreamEditor(texts, limits) if stream else JsonEditor(texts, limits, MESSAGE_STRINGS)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """Anthropic's error shape."""

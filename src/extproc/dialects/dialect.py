@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -24,21 +24,29 @@ class Edit(NamedTuple):
     new: bytes
 
 
+Path: TypeAlias = tuple[str | int, ...]
+KEY: Final = -1
+"""The last step of a path that means the name of a member, not its value: `("input", "city", KEY)`."""
+
+
 class Text(NamedTuple):
     """One text a human or a model wrote.
 
     `path` is where (`("messages", 0, "content", 1, "text")`), `kind` what it is: `text`, `name`, `tool_name` (an
     identifier that tools are called by), `tool_description`, `json` (a string that holds a JSON document: the arguments
-    of a call), `tool_arguments`, `tool_result`, `metadata`, `url` (a link, or an inline file), `input`, `schema`.
+    of a call), `tool_arguments`, `tool_result`, `metadata`, `url` (a link, or an inline file), `input`, `schema`,
+    `signed` (the vendor verifies a signature over it: it may be looked at, and never edited).
     """
 
-    path: tuple[str | int, ...]
+    path: Path
     kind: str
     value: str
 
 
-def show_path(path: tuple[str | int, ...]) -> str:
-    """The path as vendors write it: `messages[0].content[1].text`."""
+def show_path(path: Path) -> str:
+    """The path as vendors write it: `messages[0].content[1].text`; the name of a member is not shown: `input.{key}`."""
+    if path and path[-1] == KEY:
+        return show_path(path[:-2]) + ".{key}"
     return "".join(f"[{step}]" if type(step) is int else f".{step}" for step in path).removeprefix(".")
 
 
@@ -67,8 +75,19 @@ class RequestView(ABC):
     def texts(self) -> Iterator[Text]:
         """Every text position, in logical order: tools, system, messages. Cheap: no place is measured."""
 
+    def argument_keys(self) -> Iterator[Text]:
+        """Names of the members of tool arguments that are objects, each with a path that ends in `KEY`.
+
+        They are no texts and stay as they are, unless a policy asks for them.
+        """
+        return iter(())
+
+    def value(self, path: Path) -> object:
+        """The parsed value at `path`; None where nothing is there."""
+        return None
+
     @abstractmethod
-    def place(self, path: tuple[str | int, ...]) -> tuple[int, int]:
+    def place(self, path: Path) -> tuple[int, int]:
         """Byte offsets of the JSON string literal at `path`, quotes included."""
 
 

@@ -7,9 +7,21 @@ from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, Edit, ReadLimits, RequestView, ResponseReader, TextSpan
+from extproc.dialects.dialect import (
+    DEFAULT_LIMITS,
+    Dialect,
+    Edit,
+    Path,
+    ReadLimits,
+    RequestView,
+    ResponseEditor,
+    ResponseReader,
+    Text,
+)
+from extproc.dialects.editing import PassEditor
 from extproc.dialects.reading import JsonReader
 from extproc.errors import ErrorCode, Rejection
+from extproc.text import TextFilter
 
 
 class ModelEntry(NamedTuple):
@@ -35,13 +47,17 @@ class BodilessRequest(RequestView):
         """There is no model in a body that is not there: asking is a bug. Raises `ValueError`."""
         _no_body()
 
-    def texts(self) -> Iterator[TextSpan]:
+    def texts(self) -> Iterator[Text]:
         """No texts."""
         return iter(())
 
+    def place(self, path: Path) -> tuple[int, int]:
+        """Nothing is anywhere in a body that is not there: asking is a bug. Raises `ValueError`."""
+        _no_body()
+
 
 def _no_body() -> NoReturn:
-    message = "a request without a body has no model to edit"
+    message = "a request without a body has no model and no text to edit"
     raise ValueError(message)
 
 
@@ -74,3 +90,7 @@ class ModelsDialect(Dialect):
     def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader that only sees whether the body is complete."""
         return ModelsReader(limits.body)
+
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """The answer goes on as it is."""
+        return PassEditor()

@@ -9,12 +9,24 @@ import msgspec
 import orjson
 
 from extproc.dialects import checks, openai_usage, spans, sse
-from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, Edit, ErrorAnswer, ReadLimits, RequestView, ResponseReader
+from extproc.dialects.dialect import (
+    DEFAULT_LIMITS,
+    Dialect,
+    Edit,
+    ErrorAnswer,
+    ReadLimits,
+    RequestView,
+    ResponseEditor,
+    ResponseReader,
+)
+from extproc.dialects.editing import JsonEditor
+from extproc.dialects.openai_chat_edit import ChatStreamEditor
 from extproc.dialects.openai_errors import error_object, openai_error
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
-from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
+from extproc.dialects.request import JsonRequest, answer_format, content, tool_choice, tools
 from extproc.dialects.spans import is_array, is_object
 from extproc.errors import Rejection
+from extproc.text import TextFilter
 
 _NULL_USAGE: Final = b',"usage":null'
 _NAMED_DATA: Final = (b"data: ", b"data:")
@@ -24,15 +36,15 @@ class ChatRequest(JsonRequest):
     """A Chat Completions request."""
 
     order = (
-        ("tools", TOOLS),
-        ("functions", TOOLS),
-        ("response_format", TOOLS),
-        ("messages", CONTENT),
-        ("prediction", CONTENT),
+        ("tools", tools),
+        ("functions", tools),
+        ("tool_choice", tool_choice),
+        ("function_call", tool_choice),
+        ("response_format", answer_format),
+        ("messages", content),
+        ("prediction", content),
     )
-    opaque = JsonRequest.opaque | {
-        "audio", "function_call", "modalities", "reasoning_effort", "verbosity",
-    }  # fmt: skip
+    opaque = JsonRequest.opaque | {"audio", "modalities", "reasoning_effort", "verbosity"}
 
     def check(self) -> None:
         """Check `messages`, `n`, the caps and `stream_options`."""
@@ -213,6 +225,10 @@ class OpenAIChat(Dialect):
         if not stream:
             return ChatJsonReader(limits.body)
         return ChatStripReader(limits.event) if strip_usage else ChatSseReader(limits.event)
+
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """An editor for the JSON body or the stream."""
+        return ChatStreamEditor(texts, limits) if stream else JsonEditor(texts, limits)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """OpenAI's error shape."""

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Final
 
 import msgspec
 
-from extproc.dialects import checks, openai_usage, texts
-from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
+from extproc.dialects import checks, openai_usage
+from extproc.dialects.dialect import (
+    DEFAULT_LIMITS,
+    Dialect,
+    ErrorAnswer,
+    Path,
+    ReadLimits,
+    RequestView,
+    ResponseEditor,
+    ResponseReader,
+)
+from extproc.dialects.editing import PassEditor
 from extproc.dialects.openai_errors import openai_error
 from extproc.dialects.reading import JsonReader, parse
 from extproc.dialects.request import JsonRequest
 from extproc.dialects.spans import is_array
+from extproc.dialects.texts import Walk
 from extproc.errors import Rejection
+from extproc.text import TextFilter
 
 _SHAPES: Final = "a string, or an array of strings, of token ids or of arrays of token ids"
+
+
+def _inputs(walk: Walk, value: object, path: Path) -> None:
+    walk.every(value, path, "input")
 
 
 class EmbeddingsRequest(JsonRequest):
     """An Embeddings request."""
 
-    order = (("input", partial(texts.every, kind="input")),)
+    order = (("input", _inputs),)
     opaque = JsonRequest.opaque | {"encoding_format"}
 
     def check(self) -> None:
@@ -68,6 +83,10 @@ class OpenAIEmbeddings(Dialect):
     def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body."""
         return EmbeddingsReader(limits.body)
+
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """The answer goes on as it is: it holds numbers."""
+        return PassEditor()
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """OpenAI's error shape."""

@@ -9,12 +9,24 @@ import msgspec
 import orjson
 
 from extproc.dialects import checks, openai_usage, sse
-from extproc.dialects.dialect import DEFAULT_LIMITS, Dialect, ErrorAnswer, ReadLimits, RequestView, ResponseReader
+from extproc.dialects.dialect import (
+    DEFAULT_LIMITS,
+    Dialect,
+    ErrorAnswer,
+    Path,
+    ReadLimits,
+    RequestView,
+    ResponseEditor,
+    ResponseReader,
+)
+from extproc.dialects.editing import JsonEditor
 from extproc.dialects.openai_errors import error_object, openai_error
+from extproc.dialects.openai_responses_edit import RESPONSE_STRINGS, ResponsesStreamEditor
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
-from extproc.dialects.request import CONTENT, TOOLS, JsonRequest
+from extproc.dialects.request import JsonRequest, answer_format, content, stored_item, tool_choice, tools
 from extproc.dialects.spans import is_array, is_object
 from extproc.errors import ErrorCode, Rejection
+from extproc.text import TextFilter
 
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _READ: Final = _TERMINAL | {"response.created", "error"}
@@ -23,7 +35,15 @@ _READ: Final = _TERMINAL | {"response.created", "error"}
 class ResponsesRequest(JsonRequest):
     """A Responses request."""
 
-    order = (("tools", TOOLS), ("text", TOOLS), ("instructions", CONTENT), ("prompt", CONTENT), ("input", CONTENT))
+    order = (
+        ("tools", tools),
+        ("tool_choice", tool_choice),
+        ("text", answer_format),
+        ("instructions", content),
+        ("prompt", content),
+        ("input", content),
+    )
+    stored = ("previous_response_id", "conversation")
     opaque = JsonRequest.opaque | {"conversation", "include", "previous_response_id", "reasoning", "truncation"}
 
     def check(self) -> None:
@@ -35,6 +55,16 @@ class ResponsesRequest(JsonRequest):
         if self.tree.get("background") is True:
             message = "background: this gateway does not meter background responses yet; send the call without it."
             raise Rejection(400, ErrorCode.CALLER_INVALID_FIELD, message, param="background")
+
+    def leanings(self) -> Iterator[Path]:
+        """A stored prompt, and items that only refer to one, also count."""
+        yield from super().leanings()
+        prompt, items = self.tree.get("prompt"), self.tree.get("input")
+        if is_object(prompt) and prompt.get("id"):
+            yield ("prompt", "id")
+        for index, item in enumerate(items if is_array(items) else ()):
+            if stored_item(item):
+                yield ("input", index, "id")
 
 
 def _item_texts(item: object) -> Iterator[str]:
@@ -138,6 +168,10 @@ class OpenAIResponses(Dialect):
     def reader(self, *, stream: bool, strip_usage: bool = False, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseReader:
         """A reader for the JSON body or the stream; there is nothing to strip."""
         return ResponsesSseReader(limits.event) if stream else ResponsesJsonReader(limits.body)
+
+    def editor(self, *, stream: bool, texts: TextFilter, limits: ReadLimits = DEFAULT_LIMITS) -> ResponseEditor:
+        """An editor for the JSON body or the stream."""
+        return ResponsesStreamEditor(texts, limits) if stream else JsonEditor(texts, limits, RESPONSE_STRINGS)
 
     def error(self, rejection: Rejection) -> ErrorAnswer:
         """OpenAI's error shape."""

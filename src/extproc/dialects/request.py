@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import orjson
 
-from extproc.dialects import checks, spans, texts
-from extproc.dialects.dialect import Edit, RequestView, TextSpan
-from extproc.dialects.spans import Member, Node
+from extproc.dialects import checks, spans
+from extproc.dialects.dialect import Edit, Path, RequestView, Text, show_path
+from extproc.dialects.spans import Member, Places, is_array, is_object
+from extproc.dialects.texts import Walk, keys_below
+from extproc.errors import ErrorCode, Rejection
 
-Walk = Callable[[Node, str], Iterator[TextSpan]]
+Step: TypeAlias = Callable[[Walk, object, Path], None]
+"""How the texts of one top-level field are found."""
 
-CONTENT: Walk = partial(texts.content, kind="text")
-TOOLS: Walk = texts.tools
+
+def content(walk: Walk, value: object, path: Path) -> None:
+    """Messages, instructions, items: whatever is text in them."""
+    walk.content(value, path, "text")
+
+
+def tools(walk: Walk, value: object, path: Path) -> None:
+    """Definitions of tools, and of the servers that offer them."""
+    walk.tools(value, path)
+
+
+def tool_choice(walk: Walk, value: object, path: Path) -> None:
+    """Which tool must be called: a constant of the vendor, or an object that names tools."""
+    if type(value) is not str:
+        walk.tools(value, path)
+
+
+def answer_format(walk: Walk, value: object, path: Path) -> None:
+    """The schema of a structured answer; its `name` is no tool's."""
+    walk.tools(value, path, "name")
 
 
 class JsonRequest(RequestView):
     """A JSON object with `model`. Subclasses name the fields whose texts come first; all other fields follow."""
 
     # (field, how to walk it), in logical order: tools, system, messages
-    order: ClassVar[Sequence[tuple[str, Walk]]] = ()
+    order: ClassVar[Sequence[tuple[str, Step]]] = ()
     # fields whose strings are constants or ids of the vendor
-    opaque: ClassVar[frozenset[str]] = frozenset({"model", "service_tier", "stream", "stream_options", "tool_choice"})
+    opaque: ClassVar[frozenset[str]] = frozenset({"model", "service_tier", "stream", "stream_options"})
+    # fields that name something the vendor stored
+    stored: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, body: bytes) -> None:
         """Read and check `body`; raises `Rejection` (400)."""
         self.body = body
         self.tree = spans.read_object(body)
-        self._places: dict[str, Member] | None = None
+        self._places = Places(body)
+        self._walked: Walk | None = None
         self.choices = 1
         self.max_output = None
         self.model = checks.model(self.tree)
@@ -43,25 +66,74 @@ class JsonRequest(RequestView):
     @property
     def places(self) -> dict[str, Member]:
         """Where the top-level members are; measured at the first call."""
-        if self._places is None:
-            self._places = spans.members(self.body)
-        return self._places
+        return self._places.members(())
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """Byte offsets of the literal at `path`; each container on the way is measured once."""
+        return self._places.place(path)
+
+    def value(self, path: Path) -> object:
+        """The parsed value at `path`; None where nothing is there."""
+        found: object = self.tree
+        for step in path:
+            if is_object(found) and type(step) is str:
+                found = found.get(step)
+            elif is_array(found) and type(step) is int and 0 <= step < len(found):
+                found = found[step]
+            else:
+                return None
+        return found
 
     def model_edit(self, model: str) -> Edit:
         """Put `model` in the place of the caller's model name."""
         place = self.places["model"]
         return Edit(place.start, place.end, orjson.dumps(model))
 
-    def texts(self) -> Iterator[TextSpan]:
-        """Every text: the ordered fields first, then the others as they come."""
-        first = dict(self.order)
-        for field, walk in self.order:
-            if field in self.tree:
-                yield from walk(self._node(field), field)
-        for field in self.tree:
-            if field not in first and field not in self.opaque:
-                yield from texts.every(self._node(field), field, "metadata")
+    def texts(self) -> Iterator[Text]:
+        """Every text: the ordered fields first, then the others as they come. Raises `Rejection` (400) if too deep."""
+        return iter(self._walk().texts)
 
-    def _node(self, field: str) -> Node:
-        place = self.places[field]
-        return Node(self.body, self.tree[field], place.start, place.end)
+    def argument_keys(self) -> Iterator[Text]:
+        """Names of the members of tool arguments."""
+        for path, value in self._walk().arguments:
+            yield from keys_below(value, path, "tool_arguments")
+
+    @property
+    def stored_history(self) -> str | None:
+        """The first field that names something the vendor stored."""
+        path = next(self.leanings(), None)
+        return None if path is None else show_path(path)
+
+    def leanings(self) -> Iterator[Path]:
+        """Paths of all such fields: those of the format first, then ids within messages and tools."""
+        for field in self.stored:
+            if self.tree.get(field):
+                yield (field,)
+        yield from self._walk().stored
+
+    def _walk(self) -> Walk:
+        if self._walked is None:
+            try:
+                self._walked = self._find()
+            except RecursionError:
+                message = "The JSON body of your request is nested too deep to be inspected."
+                raise Rejection(400, ErrorCode.CALLER_MALFORMED_BODY, message) from None
+        return self._walked
+
+    def _find(self) -> Walk:
+        walk = Walk()
+        first = dict(self.order)
+        for field, step in self.order:
+            if field in self.tree:
+                step(walk, self.tree[field], (field,))
+        for field, value in self.tree.items():
+            if field not in first and field not in self.opaque:
+                walk.every(value, (field,), "metadata")
+        return walk
+
+
+def stored_item(value: object) -> bool:
+    """Whether an item of a Responses `input` is only a reference; the reference's `type` may be left out."""
+    if not is_object(value) or not value.get("id"):
+        return False
+    return value.get("type") == "item_reference" or (value.get("type") is None and value.keys() <= {"id", "type"})

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, NoReturn, TypeGuard
 
 import msgspec
 import orjson
 
-from extproc.dialects.dialect import Edit
+from extproc.dialects.dialect import KEY, Edit, Path
 from extproc.errors import ErrorCode, Rejection
 
 _RAW_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -25,7 +25,8 @@ _KEY_END: Final = re.compile(rb'"[ \t\r\n]*:')
 _ESCAPED_KEY_END: Final = re.compile(rb'\\"[ \t\r\n]*:')
 _DOUBLY_ESCAPED_KEY_END: Final = re.compile(rb'\\\\"[ \t\r\n]*:')
 _SPACED: Final = re.compile(rb'^\s*\{\s*"[^"]*"(?:\s|:\s)')
-_SCALARS: Final = frozenset({int, float, bool, type(None)})
+_KEY: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_BLANKS: Final = b" \t\r\n"
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _AMBIGUOUS: Final = "The JSON body of your request has the same key twice in one object."
 _MALFORMED: Final = "We could not parse the JSON body of your request."
@@ -223,29 +224,50 @@ def remove_member(found: dict[str, Member], name: str) -> Edit:
     return Edit(place.key, after, b"")
 
 
-class Node:
-    """A parsed value together with where it is; positions of children are found only when they are asked for."""
+def literal(text: str) -> bytes:
+    """The JSON string literal of `text`, quotes included: UTF-8, and no escape that is not needed.
 
-    __slots__ = ("body", "end", "start", "value")
+    A lone surrogate, which UTF-8 cannot spell, becomes its escape.
+    """
+    try:
+        return orjson.dumps(text)
+    except orjson.JSONEncodeError:
+        return json.dumps(text, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
-    def __init__(self, body: bytes, value: object, start: int, end: int) -> None:
-        """`value` is what `body[start:end]` parses to."""
-        self.body = body
-        self.value = value
-        self.start = start
-        self.end = end
 
-    def fields(self) -> Iterator[tuple[str, Node]]:
-        """Members of an object in document order; nothing for other values, and where no member can hold a text."""
-        if is_object(self.value) and not _SCALARS.issuperset(map(type, self.value.values())):
-            places = members(self.body, self.start, self.end)
-            for key, value in self.value.items():
-                place = places[key]
-                yield key, Node(self.body, value, place.start, place.end)
+class Places:
+    """Where the values of one JSON text are. A container is measured once, and only when something in it is asked for."""
 
-    def items(self) -> Iterator[Node]:
-        """Elements of an array; nothing for other values, and where no element can hold a text (token lists)."""
-        if is_array(self.value) and not _SCALARS.issuperset(map(type, self.value)):
-            places = elements(self.body, self.start, self.end)
-            for value, (start, end) in zip(self.value, places, strict=True):
-                yield Node(self.body, value, start, end)
+    __slots__ = ("_arrays", "_body", "_objects")
+
+    def __init__(self, body: bytes) -> None:
+        """`body` is JSON; nothing is measured yet."""
+        self._body = body
+        self._objects: dict[Path, dict[str, Member]] = {}
+        self._arrays: dict[Path, list[tuple[int, int]]] = {}
+
+    def members(self, path: Path) -> dict[str, Member]:
+        """The members of the object at `path`. Raises `Rejection` (400) like the function of this name."""
+        found = self._objects.get(path)
+        if found is None:
+            found = self._objects[path] = members(self._body, *self.place(path)) if path else members(self._body)
+        return found
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """Byte offsets of the value at `path`, or of the name of a member where `path` ends in `KEY`.
+
+        Raises `KeyError` or `IndexError` where nothing is there: a bug of whoever made the path.
+        """
+        if not path:
+            return _SPACE.match(self._body).end(), len(self._body.rstrip(_BLANKS))  # type: ignore[union-attr]
+        above, step = path[:-1], path[-1]
+        if type(step) is str:
+            member = self.members(above)[step]
+            return member.start, member.end
+        if step == KEY:
+            member = self.members(above[:-1])[str(above[-1])]
+            return member.key, _KEY.match(self._body, member.key).end()  # type: ignore[union-attr]
+        found = self._arrays.get(above)
+        if found is None:
+            found = self._arrays[above] = elements(self._body, *self.place(above))
+        return found[int(step)]

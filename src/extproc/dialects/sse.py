@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 from extproc.errors import ErrorCode, Rejection
 
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_DATA: Final = b"data:"
+_DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 _BOM: Final = b"\xef\xbb\xbf"
 _LONGEST_END: Final = 4  # CRLF CRLF
 DEFAULT_EVENT_LIMIT: Final = 1 << 20
@@ -108,3 +110,52 @@ def fields(event: bytes) -> Fields:
         elif field == b"event":
             name = value[1:] if value.startswith(b" ") else value
     return Fields(name, b"\n".join(data) if data else None)
+
+
+def data_place(event: bytes) -> tuple[int, int] | None:
+    """Byte offsets of an event's data; None where it has none, or where it is spread over several lines."""
+    if b"\r" in event or event.startswith(_BOM):
+        found = [match.span(1) for match in _DATA_LINE.finditer(event)]
+        return found[0] if len(found) == 1 and found[0][0] >= 0 else None
+    if event.startswith(_DATA):
+        start = len(_DATA)
+    else:
+        start = event.find(b"\n" + _DATA) + 1 + len(_DATA)
+        if start == len(_DATA):
+            return None
+    end = event.find(b"\n", start)
+    if end < 0:
+        end = len(event)
+    elif event.find(b"\ndata", end) >= 0:
+        return None
+    return (start + 1 if event[start : start + 1] == b" " else start), end
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """The event with other data; its other lines stay. Each line of `data` becomes a data line."""
+    place = data_place(event)
+    parts = data.splitlines() or [b""]
+    if place is not None and len(parts) == 1:
+        return event[: place[0]] + data + event[place[1] :]
+    line_end = newline(event)
+    lines = [b"data: " + line + line_end for line in parts]
+    out: list[bytes] = []
+    for line in event.removeprefix(_BOM).splitlines(keepends=True):
+        if line.partition(b":")[0].rstrip(b"\r\n") != b"data":
+            out.append(line)
+        else:
+            out += lines
+            lines = []
+    return (_BOM if event.startswith(_BOM) else b"") + b"".join(out)
+
+
+def newline(event: bytes) -> bytes:
+    """The line end that an event uses."""
+    if b"\r" not in event:
+        return b"\n"
+    return b"\r\n" if b"\r\n" in event else b"\r"
+
+
+def is_closed(event: bytes) -> bool:
+    """Whether an event ends with its blank line; only the last one of a stream may lack it."""
+    return event.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n", b"\r\n\n", b"\n\r"))

@@ -83,6 +83,26 @@ class Response:
     first_byte_at: float | None = None  # first body byte: the time to first token of a stream
     bytes: int = 0
     reader: ResponseReader | None = None  # meter
+    stream: bool = False  # meter: the answer came as a stream of events
+
+
+@dataclass(slots=True)
+class Redaction:
+    """What was found in one exchange and what became of it: kinds and counts, never a value."""
+
+    profile: str
+    shadow: bool
+    entities: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, operator) -> how many
+    seconds: float = 0.0
+    cached: int = 0
+    scanned: int = 0
+    restored: int = 0
+    failed: str = ""  # `budget` | `error`
+    blocked: tuple[str, ...] = ()
+
+    def count(self, kind: str, operator: str, times: int = 1) -> None:
+        """Count what was found."""
+        self.entities[kind, operator] = self.entities.get((kind, operator), 0) + times
 
 
 @dataclass(slots=True)
@@ -101,6 +121,7 @@ class Facts:
     usage: Usage | None = None  # meter
     usage_source: UsageSource = UsageSource.NONE  # meter
     cost: Cost | None = None  # price
+    redaction: Redaction | None = None  # redact
     rejection: Rejection | None = None  # machine
     outcome: Outcome = Outcome.CUT_SHORT  # machine; until the end is seen, it was cut short
 

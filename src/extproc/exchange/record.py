@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 
 from extproc.exchange.actions import Fixed
-from extproc.exchange.facts import Cost, Facts, Outcome, UsageSource
+from extproc.exchange.facts import Cost, Facts, Outcome, Redaction, UsageSource
 from extproc.usage import Usage
 
 
@@ -120,6 +120,21 @@ def make_record(facts: Facts, ended: Ended) -> Record:
         bytes_out=response.bytes,
         timeout_class=facts.timeout_class,
         policy_seconds=ended.policy_seconds,
+        redaction=_summary(facts.redaction) if facts.redaction is not None else None,
+    )
+
+
+def _summary(noted: Redaction) -> RedactionSummary:
+    return RedactionSummary(
+        profile=noted.profile,
+        mode="shadow" if noted.shadow else "enforce",
+        entities=tuple((kind, operator, times) for (kind, operator), times in noted.entities.items()),
+        seconds=noted.seconds,
+        cached=noted.cached,
+        scanned=noted.scanned,
+        restored=noted.restored,
+        failed=noted.failed,
+        blocked=noted.blocked,
     )
 
 

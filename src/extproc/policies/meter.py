@@ -93,6 +93,7 @@ class MeterPolicy(Policy):
         if encoding is not None and encoding.strip().lower() != "identity":
             self._decoder = decoder(encoding, self._limits.total)
             draft.remove += ["content-encoding", "content-length"]
+        facts.response.stream = stream
         facts.response.reader = dialect.reader(
             stream=stream,
             strip_usage=self._strip and stream,

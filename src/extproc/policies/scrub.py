@@ -51,6 +51,7 @@ LABELS: Final = {
     "x-llm-user": "user",
     "x-llm-tenant": "tenant",
     "x-llm-prompt": "prompt",
+    "x-llm-data-class": "data_class",
 }
 _UNSAFE: Final = re.compile(r"[^\w.@:/+=-]")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from extproc.sim.answer import SimAnswer, json_answer, named_event, sse_answer
+from extproc.sim.echo import echo_of, offered
 from extproc.sim.openai_chat import chosen_tool
 from extproc.sim.text import (
     BadRequestError,
@@ -28,23 +32,54 @@ MODELS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What the model says it thought, in the pieces of a stream."""
+
+    pieces: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.pieces)
+
+
+Content: TypeAlias = Output | ToolCall | Thinking
+
+
 def messages(body: Json, hints: Hints) -> SimAnswer:
     """The answer to POST /v1/messages, JSON or stream. Raises BadRequestError."""
     said = _checked(body)
     limit = positive(body, "max_tokens")
     if limit is None:
         raise BadRequestError("max_tokens: Field required", "max_tokens")
-    output, tool = reply(last_user_text(said), limit, hints), _tool(body, said)
-    spoken = len(tool.pieces) + 20 if tool else len(output.pieces)
+    content = _content(body, said, limit, hints)
+    spoken = sum(len(part.pieces) + (20 if isinstance(part, ToolCall) else 0) for part in content)
     usage = _usage(body, spoken, hints)
     number = identifier("msg_", hints.seed)
+    blocks = [_block(part, number, index) for index, part in enumerate(content)]
     message: dict[str, Any] = {"model": body["model"], "id": number, "type": "message", "role": "assistant"}
-    reason = "tool_use" if tool else "max_tokens" if output.truncated else "end_turn"
+    last = content[-1]
+    reason = "tool_use" if isinstance(last, ToolCall) else "max_tokens" if _is_cut(last) else "end_turn"
     if body.get("stream") is True:
-        return sse_answer(named_event(event) for event in _events(message, usage, reason, tool or output))
-    block = _block(tool, number) | {"input": tool.arguments} if tool else {"type": "text", "text": output.text}
-    message |= {"content": [block], "stop_reason": reason, "stop_sequence": None, "usage": usage}
+        return sse_answer(named_event(event) for event in _events(message, usage, reason, (blocks, content)))
+    message |= {"content": blocks, "stop_reason": reason, "stop_sequence": None, "usage": usage}
     return json_answer(message)
+
+
+def _is_cut(part: Content) -> bool:
+    return isinstance(part, Output) and part.truncated
+
+
+def _content(body: Json, said: list[Any], limit: int, hints: Hints) -> list[Content]:
+    question = last_user_text(said)
+    echo = echo_of(body, hints, question)
+    if echo is None:
+        return [_tool(body, said) or reply(question, limit, hints)]
+    thinking = body.get("thinking")
+    enabled = isinstance(thinking, Mapping) and thinking.get("type") in ("enabled", "adaptive")
+    calls = () if _is_answered(said) else echo.calls(offered(body))
+    return [*([Thinking(echo.output.pieces)] if enabled else []), echo.output, *calls]
 
 
 def count(body: Json, _hints: Hints) -> SimAnswer:
@@ -85,11 +120,15 @@ def _checked(body: Json) -> list[Any]:
 def _tool(body: Json, said: list[Any]) -> ToolCall | None:
     choice = body.get("tool_choice")
     forbidden = isinstance(choice, Mapping) and choice.get("type") == "none"
+    found = None if _is_answered(said) or forbidden else chosen_tool(body, ("name",))
+    return ToolCall(found[0], sample(found[1])) if found else None
+
+
+def _is_answered(said: list[Any]) -> bool:
+    """Whether the last message brings a tool's result."""
     content = said[-1].get("content") if isinstance(said[-1], Mapping) else None
     parts = content if isinstance(content, list) else []
-    answered = any(isinstance(part, Mapping) and part.get("type") == "tool_result" for part in parts)
-    found = None if answered or forbidden else chosen_tool(body, ("name",))
-    return ToolCall(found[0], sample(found[1])) if found else None
+    return any(isinstance(part, Mapping) and part.get("type") == "tool_result" for part in parts)
 
 
 def _prompt(body: Json) -> int:
@@ -111,11 +150,24 @@ def _usage(body: Json, spoken: int, hints: Hints) -> dict[str, Any]:
     }
 
 
-def _block(tool: ToolCall, number: str) -> dict[str, Any]:
-    return {"type": "tool_use", "id": identifier("toolu_", number), "name": tool.name, "input": {}}
+def _block(part: Content, number: str, index: int) -> dict[str, Any]:
+    """A block of content as a JSON answer has it."""
+    seed = (number, str(index)) if index else (number,)
+    if isinstance(part, ToolCall):
+        return {"type": "tool_use", "id": identifier("toolu_", *seed), "name": part.name, "input": part.arguments}
+    if isinstance(part, Thinking):
+        return {"type": "thinking", "thinking": part.text, "signature": _signature(part)}
+    return {"type": "text", "text": part.text}
 
 
-def _events(message: Json, usage: Json, reason: str, content: ToolCall | Output) -> Iterator[dict[str, Any]]:
+def _signature(part: Thinking) -> str:
+    """Stands over the very text, as the vendor's does."""
+    return base64.b64encode(hashlib.sha512(part.text.encode()).digest()).decode()
+
+
+def _events(
+    message: Json, usage: Json, reason: str, content: tuple[list[dict[str, Any]], list[Content]]
+) -> Iterator[dict[str, Any]]:
     start = {
         **message,
         "content": [],
@@ -124,18 +176,30 @@ def _events(message: Json, usage: Json, reason: str, content: ToolCall | Output)
         "usage": {**usage, "output_tokens": 1},
     }
     yield {"type": "message_start", "message": start}
-    if isinstance(content, ToolCall):
-        block: dict[str, Any] = _block(content, message["id"])
-        deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in ("", *content.pieces)]
-    else:
-        block = {"type": "text", "text": ""}
-        deltas = [{"type": "text_delta", "text": piece} for piece in content.pieces]
-    yield {"type": "content_block_start", "index": 0, "content_block": block}
-    yield {"type": "ping"}
-    for delta in deltas:
-        yield {"type": "content_block_delta", "index": 0, "delta": delta}
-    yield {"type": "content_block_stop", "index": 0}
+    for index, (block, part) in enumerate(zip(*content, strict=True)):
+        empty = {
+            name: {} if name == "input" else "" for name in ("input", "text", "thinking", "signature") if name in block
+        }
+        yield {"type": "content_block_start", "index": index, "content_block": block | empty}
+        if not index:
+            yield {"type": "ping"}
+        for delta in _deltas(part):
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
     kept = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
     last = {"stop_reason": reason, "stop_sequence": None}
     yield {"type": "message_delta", "delta": last, "usage": {name: usage[name] for name in kept}}
     yield {"type": "message_stop"}
+
+
+def _deltas(part: Content) -> Iterator[dict[str, Any]]:
+    if isinstance(part, ToolCall):
+        for piece in ("", *part.pieces):
+            yield {"type": "input_json_delta", "partial_json": piece}
+    elif isinstance(part, Thinking):
+        for piece in part.pieces:
+            yield {"type": "thinking_delta", "thinking": piece}
+        yield {"type": "signature_delta", "signature": _signature(part)}
+    else:
+        for piece in part.pieces:
+            yield {"type": "text_delta", "text": piece}

@@ -30,7 +30,7 @@ class Script(Protocol):
 
 
 class Control:
-    """`GET|DELETE /requests`, `POST|DELETE /script`, `POST /cases`; all JSON."""
+    """`GET|DELETE /requests`, `POST /find`, `POST|DELETE /script`, `POST /cases`; all JSON."""
 
     def __init__(self, requests: RequestLog, cases: Cases, script: Script, clear: Callable[[], None]) -> None:
         self._requests, self._cases, self._script, self._clear = requests, cases, script, clear
@@ -40,6 +40,7 @@ class Control:
         actions: dict[tuple[str, str], Callable[[SeenRequest], SimAnswer]] = {
             ("GET", "/requests"): self._list,
             ("DELETE", "/requests"): self._forget,
+            ("POST", "/find"): self._find,
             ("POST", "/script"): self._queue,
             ("DELETE", "/script"): self._unqueue,
             ("POST", "/cases"): self._register,
@@ -57,6 +58,16 @@ class Control:
         after = int(since) if since.isdecimal() else 0
         found = [_described(request) for request in self._requests if request.number > after]
         return json_answer({"requests": found, "total": self._requests.total, "hangups": self._requests.hangups})
+
+    def _find(self, seen: SeenRequest) -> SimAnswer:
+        values = _parsed(seen).get("values")
+        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+            raise BadSpecError('expected {"values": [...]} with texts that are not empty')
+        found = [
+            {"number": number, "values": sorted({values.index(value) for value in held})}
+            for number, held in self._requests.holding(values).items()
+        ]
+        return json_answer({"found": found, "searched": len(self._requests)})
 
     def _forget(self, _: SeenRequest) -> SimAnswer:
         self._requests.clear()

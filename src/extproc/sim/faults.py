@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import Final
 
 from extproc.sim.answer import SimAnswer
+from extproc.sim.echo import ALL, LAST
+from extproc.sim.insert import insert_text
 from extproc.sim.vendors import Api, error
 
 PREFIX: Final = "x-sim-"
 _TIMES: Final = {"delay-ms": "delay_ms", "first-byte-ms": "first_byte_ms", "chunk-ms": "chunk_ms"}
 _PLACES: Final = {"reset-after": "reset_after", "stall-after": "stall_after"}
 # read where the answer is made, not here
-_ELSEWHERE: Final = frozenset({"case", "tokens", "cached-tokens"})
+_ELSEWHERE: Final = frozenset({"case", "tokens", "cached-tokens", "echo", "piece", "insert"})
+_ECHOES: Final = (LAST, ALL)
 _KNOWN: Final = frozenset({"status", "retry-after", "gzip", "split", "content-length"}) | _TIMES.keys() | _PLACES.keys()
 _MAX_MS: Final = 3_600_000
 
@@ -34,6 +37,9 @@ def apply(answer: SimAnswer, faults: Mapping[str, str], api: Api) -> SimAnswer:
     unknown = sorted(faults.keys() - _KNOWN - _ELSEWHERE)
     if unknown:
         raise BadFaultError(f"unknown header {PREFIX}{unknown[0]}")
+    _check_echo(faults)
+    if "insert" in faults:
+        answer = insert_text(answer, faults["insert"], int(faults.get("piece", "0")))
     if "status" in faults:
         answer = _with_status(answer, _number(faults, "status", 200, 599), api)
     if "retry-after" in faults:
@@ -60,6 +66,14 @@ def split(body: bytes, how: str) -> Iterator[bytes]:
         return
     size = _number({"split": how}, "split", 1, 1 << 30)
     yield from (body[start : start + size] for start in range(0, len(body), size))
+
+
+def _check_echo(faults: Mapping[str, str]) -> None:
+    """Those two are read where the answer is made; here they are judged."""
+    if faults.get("echo", LAST) not in _ECHOES:
+        raise BadFaultError(f"{PREFIX}echo: expected {LAST} or {ALL}")
+    if "piece" in faults:
+        _number(faults, "piece", 0, 1 << 20)
 
 
 def _with_status(answer: SimAnswer, status: int, api: Api) -> SimAnswer:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import orjson
 
 from extproc.sim.answer import SimAnswer, data_event, json_answer, sse_answer
+from extproc.sim.echo import echo_of, offered
 from extproc.sim.text import (
     CREATED,
     BadRequestError,
@@ -74,18 +76,21 @@ class _Turn:
     body: Json
     model: str
     id: str
-    output: Output
-    tool: ToolCall | None
+    output: Output | None  # None: the answer is calls of tools and nothing else
+    tools: tuple[ToolCall, ...]
+    reasoning: Output | None
     usage: dict[str, Any]
 
     @property
     def finish_reason(self) -> str:
-        if self.tool is not None:
+        if self.tools:
             return "tool_calls"
-        return "length" if self.output.truncated else "stop"
+        return "length" if self.output is not None and self.output.truncated else "stop"
 
-    def call_id(self, choice: int) -> str:
-        return identifier("call_", self.id, str(choice))
+    def call(self, choice: int, index: int, arguments: str) -> dict[str, Any]:
+        """One call of a tool, as a message has it."""
+        number = identifier("call_", self.id, str(choice), *([str(index)] if index else []))
+        return {"id": number, "type": "function", "function": {"name": self.tools[index].name, "arguments": arguments}}
 
 
 def chat(body: Json, hints: Hints) -> SimAnswer:
@@ -105,24 +110,36 @@ def _turn(body: Json, hints: Hints) -> _Turn:
     model, messages = model_of(body), required(body, "messages", list)
     if not messages:
         raise BadRequestError("Invalid 'messages': empty array. Expected an array with minimum length 1.", "messages")
-    tool = None
-    last = messages[-1]
-    if not (isinstance(last, Mapping) and last.get("role") == "tool"):
-        found = chosen_tool(body, ("function", "name"))
-        tool = ToolCall(found[0], sample(found[1])) if found else None
     limit = positive(body, "max_completion_tokens", "max_tokens")
-    output = _structured(body, limit) or reply(last_user_text(messages), limit, hints)
-    spoken = len(tool.pieces) + 4 if tool else len(output.pieces)
+    said = last_user_text(messages)
+    answered = isinstance(messages[-1], Mapping) and messages[-1].get("role") == "tool"
+    echo = echo_of(body, hints, said)
+    found = None if answered else chosen_tool(body, ("function", "name"))
+    output: Output | None
+    if echo is not None:
+        tools = () if answered else echo.calls(offered(body))
+        output = echo.document if _wants_json(body) else echo.output
+        reasoning = echo.output if body.get("reasoning_effort") else None
+    else:
+        tools = (ToolCall(found[0], sample(found[1])),) if found else ()
+        output = _structured(body, limit) or reply(said, limit, hints)
+        output = None if tools else output
+        reasoning = None
+    spoken = sum(len(tool.pieces) + 4 for tool in tools) + (len(output.pieces) if output else 0)
     prompt = count_tokens(messages) + count_tokens(body.get("tools")) + 3
     usage = _usage(prompt, spoken * (positive(body, "n") or 1), reasoning_tokens(model), hints)
-    return _Turn(body, model, identifier("chatcmpl-", hints.seed), output, tool, usage)
+    return _Turn(body, model, identifier("chatcmpl-", hints.seed), output, tools, reasoning, usage)
+
+
+def _wants_json(body: Json) -> bool:
+    wanted = body.get("response_format")
+    return isinstance(wanted, Mapping) and wanted.get("type") in ("json_schema", "json_object")
 
 
 def _structured(body: Json, limit: int | None) -> Output | None:
-    wanted = body.get("response_format")
-    if not isinstance(wanted, Mapping) or wanted.get("type") not in ("json_schema", "json_object"):
+    if not _wants_json(body):
         return None
-    schema = (wanted.get("json_schema") or {}).get("schema")
+    schema = (body["response_format"].get("json_schema") or {}).get("schema")
     value = sample(schema) if schema else {"answer": "simulated"}
     return cut(split_tokens(orjson.dumps(value).decode()), limit)
 
@@ -144,25 +161,30 @@ def _usage(prompt: int, spoken: int, reasoning: int, hints: Hints) -> dict[str, 
 
 
 def _choice(turn: _Turn, index: int) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": turn.output.text, "refusal": None, "annotations": []}
-    if turn.tool is not None:
-        function = {"name": turn.tool.name, "arguments": "".join(turn.tool.pieces)}
-        message["content"] = None
-        message["tool_calls"] = [{"id": turn.call_id(index), "type": "function", "function": function}]
+    content = turn.output.text if turn.output else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    if turn.reasoning is not None:
+        message["reasoning_content"] = turn.reasoning.text
+    if turn.tools:
+        message["tool_calls"] = [turn.call(index, at, "".join(tool.pieces)) for at, tool in enumerate(turn.tools)]
     return {"index": index, "message": message, "logprobs": None, "finish_reason": turn.finish_reason}
 
 
 def _deltas(turn: _Turn, index: int) -> Iterator[dict[str, Any]]:
-    if turn.tool is None:
+    """The deltas of one choice; calls of several tools come in turns."""
+    if turn.output is not None:
         yield {"role": "assistant", "content": "", "refusal": None}
+        for piece in turn.reasoning.pieces if turn.reasoning is not None else ():
+            yield {"reasoning_content": piece}
         for piece in turn.output.pieces:
             yield {"content": piece}
-        return
-    function = {"name": turn.tool.name, "arguments": ""}
-    first = {"index": 0, "id": turn.call_id(index), "type": "function", "function": function}
-    yield {"role": "assistant", "content": None, "tool_calls": [first], "refusal": None}
-    for piece in turn.tool.pieces:
-        yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+    for at in range(len(turn.tools)):
+        delta: dict[str, Any] = {"tool_calls": [{"index": at, **turn.call(index, at, "")}]}
+        yield delta if turn.output is not None else {"role": "assistant", "content": None, **delta, "refusal": None}
+    for pieces in zip_longest(*(tool.pieces for tool in turn.tools)):
+        for at, piece in enumerate(pieces):
+            if piece is not None:
+                yield {"tool_calls": [{"index": at, "function": {"arguments": piece}}]}
 
 
 def _stream(turn: _Turn, count: int) -> Iterator[bytes]:

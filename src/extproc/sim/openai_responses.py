@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from extproc.sim.answer import SimAnswer, json_answer, named_event, sse_answer
+from extproc.sim.echo import echo_of, offered
 from extproc.sim.openai_chat import chosen_tool, model_of, required
 from extproc.sim.text import (
     CREATED,
@@ -36,17 +37,21 @@ class _Turn:
     body: Json
     model: str
     id: str
-    output: Output
-    tool: ToolCall | None
+    parts: tuple[_Part, ...]
     usage: dict[str, Any]
 
     @property
-    def item_id(self) -> str:
-        return identifier("fc_" if self.tool else "msg_", self.id, length=48)
-
-    @property
     def incomplete(self) -> bool:
-        return self.tool is None and self.output.truncated
+        return any(isinstance(part.content, Output) and part.content.truncated for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One item of the output: a message, a summary of reasoning, or a call of a tool."""
+
+    id: str
+    content: Output | ToolCall
+    is_reasoning: bool = False
 
 
 def responses(body: Json, hints: Hints) -> SimAnswer:
@@ -63,16 +68,25 @@ def _turn(body: Json, hints: Hints) -> _Turn:
     if not isinstance(asked, str | list):
         raise BadRequestError("Invalid type for 'input': expected one of a string or an array.", "input")
     items = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    tool = None
-    last = items[-1] if items else None
-    if not (isinstance(last, Mapping) and str(last.get("type", "")).endswith("_output")):
-        found = chosen_tool(body, ("name",))
-        tool = ToolCall(found[0], sample(found[1])) if found else None
     limit = positive(body, "max_output_tokens")
-    output = _structured(body, limit) or reply(last_user_text(items), limit, hints)
+    said = last_user_text(items)
+    answered = bool(items) and isinstance(items[-1], Mapping) and str(items[-1].get("type", "")).endswith("_output")
+    echo = echo_of(body, hints, said)
+    found = None if answered else chosen_tool(body, ("name",))
+    contents: list[Output | ToolCall]
+    summary = False
+    if echo is not None:
+        summary = bool(body.get("reasoning"))
+        said_again = echo.document if _wants_json(body) else echo.output
+        calls = () if answered else echo.calls(offered(body))
+        contents = [*([echo.output] if summary else []), said_again, *calls]
+    elif found:
+        contents = [ToolCall(found[0], sample(found[1]))]
+    else:
+        contents = [_structured(body, limit) or reply(said, limit, hints)]
     prompt = count_tokens(asked) + count_tokens(body.get("instructions")) + count_tokens(body.get("tools")) + 6
     reasoning = reasoning_tokens(model)
-    spoken = reasoning + (len(tool.pieces) + 4 if tool else len(output.pieces))
+    spoken = reasoning + sum(len(one.pieces) + (4 if isinstance(one, ToolCall) else 0) for one in contents)
     usage = {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": min(hints.cached, prompt)},
@@ -80,35 +94,56 @@ def _turn(body: Json, hints: Hints) -> _Turn:
         "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": prompt + spoken,
     }
-    return _Turn(body, model, identifier("resp_", hints.seed, length=48), output, tool, usage)
+    number = identifier("resp_", hints.seed, length=48)
+    return _Turn(body, model, number, tuple(_parts(number, contents, summary=summary)), usage)
+
+
+def _parts(number: str, contents: list[Output | ToolCall], *, summary: bool) -> Iterator[_Part]:
+    for index, content in enumerate(contents):
+        is_reasoning = summary and not index
+        prefix = "rs_" if is_reasoning else "fc_" if isinstance(content, ToolCall) else "msg_"
+        seed = (number, str(index)) if index else (number,)
+        yield _Part(identifier(prefix, *seed, length=48), content, is_reasoning)
+
+
+def _wants_json(body: Json) -> bool:
+    wanted = body.get("text")
+    wanted = wanted.get("format") if isinstance(wanted, Mapping) else None
+    return isinstance(wanted, Mapping) and wanted.get("type") in ("json_schema", "json_object")
 
 
 def _structured(body: Json, limit: int | None) -> Output | None:
-    wanted = body.get("text")
-    wanted = wanted.get("format") if isinstance(wanted, Mapping) else None
-    if not isinstance(wanted, Mapping) or wanted.get("type") not in ("json_schema", "json_object"):
+    if not _wants_json(body):
         return None
-    value = sample(wanted["schema"]) if wanted.get("schema") else {"answer": "simulated"}
+    schema = body["text"]["format"].get("schema")
+    value = sample(schema) if schema else {"answer": "simulated"}
     return cut(split_tokens(orjson.dumps(value).decode()), limit)
 
 
-def _part(text: str) -> dict[str, Any]:
+def _text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
 
 
-def _item(turn: _Turn, *, done: bool) -> dict[str, Any]:
-    status = "in_progress" if not done else "incomplete" if turn.incomplete else "completed"
-    if turn.tool is not None:
-        arguments = "".join(turn.tool.pieces) if done else ""
-        call = {"id": turn.item_id, "type": "function_call", "status": status, "arguments": arguments}
-        return {**call, "call_id": identifier("call_", turn.id), "name": turn.tool.name}
-    content = [_part(turn.output.text)] if done else []
-    return {"id": turn.item_id, "type": "message", "status": status, "content": content, "role": "assistant"}
+def _item(turn: _Turn, part: _Part, *, done: bool) -> dict[str, Any]:
+    content = part.content
+    if isinstance(content, ToolCall):
+        arguments = "".join(content.pieces) if done else ""
+        status = "completed" if done else "in_progress"
+        call = {"id": part.id, "type": "function_call", "status": status, "arguments": arguments}
+        index = turn.parts.index(part)
+        return {**call, "call_id": identifier("call_", turn.id, *([str(index)] if index else [])), "name": content.name}
+    if part.is_reasoning:
+        summary = [{"type": "summary_text", "text": content.text}] if done else []
+        return {"id": part.id, "type": "reasoning", "summary": summary}
+    status = "in_progress" if not done else "incomplete" if content.truncated else "completed"
+    said = [_text_part(content.text)] if done else []
+    return {"id": part.id, "type": "message", "status": status, "content": said, "role": "assistant"}
 
 
 def _response(turn: _Turn, *, done: bool) -> dict[str, Any]:
     body = turn.body
     status = "in_progress" if not done else "incomplete" if turn.incomplete else "completed"
+    reasoning = body.get("reasoning")
     return {
         "id": turn.id,
         "object": "response",
@@ -121,10 +156,10 @@ def _response(turn: _Turn, *, done: bool) -> dict[str, Any]:
         "instructions": body.get("instructions"),
         "max_output_tokens": body.get("max_output_tokens"),
         "model": turn.model,
-        "output": [_item(turn, done=True)] if done else [],
+        "output": [_item(turn, part, done=True) for part in turn.parts] if done else [],
         "parallel_tool_calls": body.get("parallel_tool_calls", True),
         "previous_response_id": body.get("previous_response_id"),
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": reasoning if isinstance(reasoning, Mapping) else {"effort": None, "summary": None},
         "service_tier": "default",
         "store": body.get("store", True),
         "temperature": body.get("temperature", 1.0),
@@ -142,27 +177,47 @@ def _response(turn: _Turn, *, done: bool) -> dict[str, Any]:
 def _events(turn: _Turn) -> Iterator[Event]:
     yield {"type": "response.created", "response": _response(turn, done=False)}
     yield {"type": "response.in_progress", "response": _response(turn, done=False)}
-    yield {"type": "response.output_item.added", "output_index": 0, "item": _item(turn, done=False)}
-    yield from _call_events(turn, turn.tool) if turn.tool is not None else _text_events(turn)
-    yield {"type": "response.output_item.done", "output_index": 0, "item": _item(turn, done=True)}
+    for index, part in enumerate(turn.parts):
+        yield {"type": "response.output_item.added", "output_index": index, "item": _item(turn, part, done=False)}
+        yield from _part_events(turn, index, part)
+        yield {"type": "response.output_item.done", "output_index": index, "item": _item(turn, part, done=True)}
     last = "response.incomplete" if turn.incomplete else "response.completed"
     yield {"type": last, "response": _response(turn, done=True)}
 
 
-def _text_events(turn: _Turn) -> Iterator[Event]:
-    where = {"item_id": turn.item_id, "output_index": 0, "content_index": 0}
-    yield {"type": "response.content_part.added", **where, "part": _part("")}
-    for piece in turn.output.pieces:
-        padding = identifier("", turn.id, piece, length=16)[len(piece) :]
-        yield {"type": "response.output_text.delta", **where, "delta": piece, "logprobs": [], "obfuscation": padding}
-    yield {"type": "response.output_text.done", **where, "text": turn.output.text, "logprobs": []}
-    yield {"type": "response.content_part.done", **where, "part": _part(turn.output.text)}
+def _part_events(turn: _Turn, index: int, part: _Part) -> Iterator[Event]:
+    if isinstance(part.content, ToolCall):
+        return _call_events(turn, {"item_id": part.id, "output_index": index}, part.content)
+    if part.is_reasoning:
+        return _summary_events({"item_id": part.id, "output_index": index, "summary_index": 0}, part.content)
+    return _text_events(turn, {"item_id": part.id, "output_index": index, "content_index": 0}, part.content)
 
 
-def _call_events(turn: _Turn, tool: ToolCall) -> Iterator[Event]:
-    where = {"item_id": turn.item_id, "output_index": 0}
+def _padding(turn: _Turn, piece: str) -> str:
+    return identifier("", turn.id, piece, length=16)[len(piece) :]
+
+
+def _text_events(turn: _Turn, where: Event, output: Output) -> Iterator[Event]:
+    yield {"type": "response.content_part.added", **where, "part": _text_part("")}
+    for piece in output.pieces:
+        event = {"type": "response.output_text.delta", **where, "delta": piece, "logprobs": []}
+        yield {**event, "obfuscation": _padding(turn, piece)}
+    yield {"type": "response.output_text.done", **where, "text": output.text, "logprobs": []}
+    yield {"type": "response.content_part.done", **where, "part": _text_part(output.text)}
+
+
+def _summary_events(where: Event, output: Output) -> Iterator[Event]:
+    yield {"type": "response.reasoning_summary_part.added", **where, "part": {"type": "summary_text", "text": ""}}
+    for piece in output.pieces:
+        yield {"type": "response.reasoning_summary_text.delta", **where, "delta": piece}
+    yield {"type": "response.reasoning_summary_text.done", **where, "text": output.text}
+    part = {"type": "summary_text", "text": output.text}
+    yield {"type": "response.reasoning_summary_part.done", **where, "part": part}
+
+
+def _call_events(turn: _Turn, where: Event, tool: ToolCall) -> Iterator[Event]:
     for piece in tool.pieces:
-        padding = identifier("", turn.id, piece, length=16)[len(piece) :]
-        yield {"type": "response.function_call_arguments.delta", **where, "delta": piece, "obfuscation": padding}
+        event = {"type": "response.function_call_arguments.delta", **where, "delta": piece}
+        yield {**event, "obfuscation": _padding(turn, piece)}
     done = {"type": "response.function_call_arguments.done", **where, "arguments": "".join(tool.pieces)}
     yield {**done, "name": tool.name}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import orjson
+
+from extproc.sim.leaks import found_in
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 _KEPT_BODY_BYTES: Final = 256 << 20
@@ -40,6 +42,12 @@ class SeenRequest:
         """The target without its query."""
         return self.target.partition("?")[0]
 
+    @property
+    def raw(self) -> bytes:
+        """All that the client said: target, header fields and body, as they came."""
+        head = [f"{self.method} {self.target}".encode("latin-1"), *(b": ".join(field) for field in self.headers)]
+        return b"\r\n".join([*head, b"", self.body])
+
     def json(self) -> Any:
         """The parsed body. Raises ValueError where it is not JSON."""
         return orjson.loads(self.body)
@@ -65,6 +73,12 @@ class RequestLog:
         self._bytes += len(request.body)
         while len(self._requests) > self._keep or (self._bytes > _KEPT_BODY_BYTES and len(self._requests) > 1):
             self._bytes -= len(self._requests.popleft().body)
+
+    def holding(self, values: Iterable[str]) -> dict[int, list[str]]:
+        """Numbers of the requests that hold any of `values`, in whatever spelling, and which of them they hold."""
+        wanted = list(values)
+        found = {request.number: found_in(request.raw, wanted) for request in self}
+        return {number: held for number, held in found.items() if held}
 
     def clear(self) -> None:
         """Forget the requests; numbers go on."""

@@ -32,13 +32,16 @@ class BadRequestError(Exception):
 class Hints:
     """What a synthetic answer depends on beside the parsed body.
 
-    `seed` is the body's bytes, from which ids are made; the `x-sim-` header fields ask for a length in tokens, and
-    for cached input tokens.
+    `seed` is the body's bytes, from which ids are made; the `x-sim-` header fields ask for a length in tokens, for
+    cached input tokens, for an echo (`last` or `all`) and for deltas of `piece` characters: 0 makes one delta of a
+    text, None cuts as tokens would.
     """
 
     seed: bytes = b""
     tokens: int | None = None
     cached: int = 0
+    echo: str = ""
+    piece: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,12 @@ class ToolCall:
 
     name: str
     arguments: Any
+    piece: int | None = None  # characters of a delta, as in `Hints`
 
     @property
     def pieces(self) -> tuple[str, ...]:
         """The arguments as JSON text, in the pieces in which a stream sends them."""
-        return split_tokens(orjson.dumps(self.arguments).decode())
+        return pieces_of(orjson.dumps(self.arguments).decode(), self.piece)
 
 
 def identifier(prefix: str, *parts: bytes | str, length: int = 24) -> str:
@@ -76,6 +80,14 @@ def identifier(prefix: str, *parts: bytes | str, length: int = 24) -> str:
 def split_tokens(text: str) -> tuple[str, ...]:
     """`text` in pieces of at most 7 letters with the blanks before them; joined they are `text`."""
     return tuple(_PIECE.findall(text))
+
+
+def pieces_of(text: str, size: int | None) -> tuple[str, ...]:
+    """`text` in pieces of `size` characters; 0: in one piece; None: as tokens would cut it."""
+    if size is None:
+        return split_tokens(text)
+    step = size or len(text) or 1
+    return tuple(text[at : at + step] for at in range(0, len(text), step))
 
 
 def count_tokens(value: object) -> int:

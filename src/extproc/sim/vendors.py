@@ -73,8 +73,8 @@ class Vendors:
 def synthetic(endpoint: Endpoint, request: Json | bytes, headers: Mapping[str, str] | None = None) -> SimAnswer:
     """The answer to a well-formed request, or the vendor's 400.
 
-    `request` is the body, parsed or raw; `headers` (lower-case names) may hold `x-sim-tokens` and
-    `x-sim-cached-tokens`. A pure function: equal requests get equal bytes.
+    `request` is the body, parsed or raw; `headers` (lower-case names) may hold `x-sim-tokens`, `x-sim-cached-tokens`,
+    `x-sim-echo` and `x-sim-piece`. A pure function: equal requests get equal bytes.
     """
     api: Api = "anthropic" if endpoint.startswith("anthropic") else "openai"
     body: object = request
@@ -142,7 +142,14 @@ def _models(api: Api, method: str, path: str) -> SimAnswer:
 def _hints(seed: bytes, headers: Mapping[str, str]) -> Hints:
     tokens, cached = headers.get("x-sim-tokens", ""), headers.get("x-sim-cached-tokens", "")
     length = min(int(tokens), _MAX_TOKENS) if tokens.isdecimal() else None
-    return Hints(seed, length, int(cached) if cached.isdecimal() else 0)
+    piece = headers.get("x-sim-piece", "")
+    return Hints(
+        seed,
+        length,
+        int(cached) if cached.isdecimal() else 0,
+        echo=headers.get("x-sim-echo", ""),
+        piece=int(piece) if piece.isdecimal() else None,
+    )
 
 
 def _signed(api: Api, answer: SimAnswer, raw: bytes) -> SimAnswer:

@@ -1,0 +1,58 @@
+"""Strings of a JSON document that is itself held in a string, such as the arguments of a tool call.
+
+A text found in the raw document could span escapes, keys or structure; so each string is looked at by itself, decoded, and
+what is put back is a JSON string literal again. The document stays valid, and every character outside the edited strings
+stays as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+
+from extproc.dialects.spans import literal
+
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*:)?', re.DOTALL)
+
+
+def leaves(document: str, *, keys: bool = False) -> list[tuple[int, int, str]] | None:
+    """`(start, end, value)` of every string value, in document order; offsets in characters, quotes included.
+
+    With `keys` the names of members come too. None where `document` is no strict JSON object or array: text that looks
+    like JSON, a bare string, or an unfinished document; it is to be looked at as plain text then.
+    """
+    try:
+        tree = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return None
+    if type(tree) is not dict and type(tree) is not list:
+        return None
+    found = []
+    for match in _STRING.finditer(document):
+        after = match.start(1)
+        if after < 0:
+            start, end = match.span()
+        elif keys:
+            start, end = match.start(), after
+        else:
+            continue
+        value = document[start + 1 : end - 1]
+        found.append((start, end, orjson.loads(document[start:end]) if "\\" in value else value))
+    return found
+
+
+def splice(document: str, edits: Iterable[tuple[int, int, str]]) -> str:
+    """The document with the strings at `(start, end, new text)` replaced; offsets as `leaves` gives them, in any order."""
+    pieces: list[str] = []
+    position = 0
+    for start, end, new in sorted(edits):
+        if not position <= start <= end <= len(document):
+            message = f"edit {start}..{end} overlaps another or leaves the document of {len(document)} characters"
+            raise ValueError(message)
+        pieces += (document[position:start], literal(new).decode())
+        position = end
+    pieces.append(document[position:])
+    return "".join(pieces)

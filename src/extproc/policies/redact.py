@@ -1,0 +1,153 @@
+"""What is sensitive does not go out, and comes back in the answer: finds it, puts something else in its place, restores.
+
+Detection is an effect: the host knows what was scanned before and what takes so long that it belongs in a thread. No map
+is kept: what a placeholder stands for is known from the request in which it was put, for as long as its exchange lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import ClassVar, Final, cast
+
+from extproc.dialects.dialect import ReadLimits, RequestView, ResponseEditor
+from extproc.errors import BudgetExceededError, EffectError, ErrorCode, Rejection
+from extproc.exchange.actions import BodyMode
+from extproc.exchange.draft import Draft
+from extproc.exchange.effects import Effect, FindEntities, FoundEntities, Steps
+from extproc.exchange.events import RequestBody, RequestHeaders, ResponseBody, ResponseHeaders
+from extproc.exchange.facts import Facts, Redaction
+from extproc.exchange.policy import Policy
+from extproc.policies.inspection import Inspection
+from extproc.policies.profiles import Profile, Profiles
+from extproc.redaction.output_scan import OutputScan
+from extproc.redaction.pseudonyms import Pseudonyms
+from extproc.redaction.restore import Restorer
+from extproc.text import Findings, TextFilter
+
+SKIPPED_HEADER: Final = "x-llm-redaction"
+"""On answers to calls that went out uninspected because the profile says so: `skipped`."""
+
+
+class RedactPolicy(Policy):
+    """Writes `facts.redaction`. Needs `facts.target`, `request` and, on the way back, `response.reader`."""
+
+    name: ClassVar[str] = "redact"
+
+    def __init__(self, profiles: Profiles, limits: ReadLimits, key: bytes | None) -> None:
+        """Built per exchange. `key`: for keyed pseudonyms and hashes; None where the configuration has none."""
+        self._profiles = profiles
+        self._limits = limits
+        self._key = key
+        self._bodyless = False
+        self._profile: Profile | None = None
+        self._pseudonyms: Pseudonyms | None = None
+        self._editor: ResponseEditor | None = None
+        self._restorer: Restorer | None = None
+
+    def request_headers(self, facts: Facts, event: RequestHeaders, draft: Draft) -> None:
+        """Note whether a body follows."""
+        self._bodyless = event.end
+
+    def request_body(self, facts: Facts, event: RequestBody, draft: Draft) -> Steps | None:
+        """Inspect and edit. Raises 400 for content that is blocked, 403 for what cannot be read, 503 where it failed."""
+        profile = self._profile = self._profiles.of(facts)
+        if profile is None:
+            return None
+        noted = facts.redaction = Redaction(profile.name, shadow=profile.shadow)
+        dialect = facts.endpoint.dialect if facts.endpoint is not None else None
+        if facts.request is not None:
+            return self._inspect(facts, facts.request, profile, draft)
+        if dialect is None and not self._bodyless and not noted.shadow:
+            message = "This gateway cannot inspect calls to this path, and what it cannot inspect does not go out."
+            raise Rejection(403, ErrorCode.POLICY_ENDPOINT_NOT_ALLOWED, message)
+        return None
+
+    def _inspect(self, facts: Facts, request: RequestView, profile: Profile, draft: Draft) -> Steps:
+        noted = cast("Redaction", facts.redaction)
+        keyed = self._keyed(request, profile)
+        inspection = Inspection(request, profile)
+        try:
+            found = yield from self._find(inspection, profile, noted)
+        except EffectError as error:
+            self._failed(error, profile, noted)
+            return
+        tenant = self._profiles.tenant(facts)
+        pseudonyms = Pseudonyms(self._key if keyed else None, tenant)
+        draft.edits += inspection.edits(found, pseudonyms, noted)
+        if noted.entities:
+            draft.note("llm", redacted=sum(noted.entities.values()))
+        if not noted.shadow and profile.restore and pseudonyms.table():
+            self._pseudonyms = pseudonyms
+
+    def _keyed(self, request: RequestView, profile: Profile) -> bool:
+        """Whether placeholders are keyed. Raises 400 where the request leans on what no one here has seen."""
+        history = request.stored_history
+        if history is None or profile.shadow:
+            return profile.keyed
+        if not profile.keyed_history:
+            message = f"{history}: this gateway must see what a model is given. Send it in the request itself."
+            raise Rejection(400, ErrorCode.POLICY_STORED_HISTORY, message, param=history)
+        return True
+
+    @staticmethod
+    def _find(
+        inspection: Inspection, profile: Profile, noted: Redaction
+    ) -> Generator[Effect, object, tuple[Findings, Findings]]:
+        found: list[Findings] = []
+        budget, scanners = profile.on_trouble.budget, profile.scanners
+        for scanner, texts in ((scanners.texts, inspection.prose), (scanners.identifiers, inspection.identifiers)):
+            if not texts:
+                found.append(())
+                continue
+            answer = cast("FoundEntities", (yield FindEntities(scanner, texts, budget)))
+            noted.seconds += answer.seconds
+            noted.cached += answer.cached
+            noted.scanned += answer.scanned
+            budget = max(0.0, budget - answer.seconds)
+            found.append(answer.findings)
+        return found[0], found[1]
+
+    @staticmethod
+    def _failed(error: EffectError, profile: Profile, noted: Redaction) -> None:
+        """The request could not be inspected. Raises 503 unless the profile lets it pass."""
+        over = isinstance(error, BudgetExceededError)
+        noted.failed = "budget" if over else "error"
+        trouble = profile.on_trouble
+        if profile.shadow or (trouble.forward_on_budget if over else trouble.forward_on_error):
+            return
+        reason = "took too long" if over else "failed"
+        message = f"Inspecting this request {reason}, so it was not sent on."
+        raise Rejection(503, ErrorCode.GATEWAY_INSPECTION_FAILED, message, retry_after=1, detail=noted.failed)
+
+    def response_headers(self, facts: Facts, event: ResponseHeaders, draft: Draft) -> None:
+        """Make ready to edit the answer, where there is anything to restore or to look for."""
+        profile, noted, response = self._profile, facts.redaction, facts.response
+        if profile is None or noted is None:
+            return
+        if noted.failed and not noted.shadow:
+            draft.set[SKIPPED_HEADER] = "skipped"
+        dialect = facts.endpoint.dialect if facts.endpoint is not None else None
+        texts = self._filter(profile, noted)
+        if dialect is None or response.reader is None or texts is None:
+            return
+        if draft.body_mode is BodyMode.STREAMED:
+            draft.remove.append("content-length")  # what goes on is longer or shorter than announced
+        self._editor = dialect.editor(stream=response.stream, texts=texts, limits=self._limits)
+
+    def _filter(self, profile: Profile, noted: Redaction) -> TextFilter | None:
+        texts: TextFilter | None = None
+        if self._pseudonyms is not None:
+            texts = self._restorer = Restorer(self._pseudonyms.table())
+        if profile.output is not None:
+            output = profile.output
+            return OutputScan(output.scanner.scan, output.operators, texts, noted.count)
+        return texts
+
+    def response_body(self, facts: Facts, event: ResponseBody, draft: Draft) -> bytes | None:
+        """Restore, scan. Raises `Rejection` where the model wrote what must not pass: the stream ends politely."""
+        return None if self._editor is None else self._editor.feed(event.data, end=event.end)
+
+    def finish(self, facts: Facts) -> None:
+        """Note how many placeholders came back."""
+        if self._restorer is not None and facts.redaction is not None:
+            facts.redaction.restored = self._restorer.restored

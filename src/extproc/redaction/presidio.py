@@ -1,0 +1,218 @@
+"""Presidio's recognizers: the source of truth for most kinds of patterns, run only where they can match.
+
+What they are made of (expressions, scores, checksums, context words) is taken from the installed package when a detector
+is built; nothing of it is written down here. No model is loaded, no network is used, Presidio's engine is not run.
+Importing presidio-analyzer imports spaCy (about a second and 70 MB); only this module and the optional spaCy engine
+import it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import presidio_analyzer.predefined_recognizers as predefined
+import re2
+import regex
+import tldextract
+from presidio_analyzer import PatternRecognizer, RecognizerRegistry
+
+from extproc.redaction.finders import (
+    WHITE,
+    Gate,
+    Match,
+    Raw,
+    Regex,
+    confirm,
+    distinct,
+    in_words,
+    starts_near,
+    width,
+    words_near,
+)
+from extproc.redaction.hyper import encodable
+from extproc.text import Check
+
+LANGUAGE: Final = "en"
+OWN: Final = frozenset({"CREDIT_CARD", "IBAN_CODE", "PHONE_NUMBER"})
+"""Kinds for which this package has finders of its own."""
+
+_ONE_WORD: Final = frozenset({"IpRecognizer", "DateRecognizer"})  # their expressions match no white space
+_DOTTED_I: Final = {0x130: "i"}  # the one letter that ignoring case means more to `regex` than to RE2
+_URL_MEMORY: Final = 64 << 20  # bytes that RE2 may use for its states
+_EMAIL_LOCAL: Final = r"(?r)[!#$%&'*+\-/=?^_`{|}~\.\w]+"
+_EMAIL_DOMAIN: Final = r"@\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+\b"
+
+
+def recognizers(kinds: frozenset[str]) -> list[PatternRecognizer]:
+    """Presidio's pattern recognizers for English that find one of `kinds`, in the order of its registry.
+
+    Those that its default registry has switched on come as the registry makes them; others are made with their
+    defaults. Raises `ValueError` for a kind that no recognizer finds.
+    """
+    registry = RecognizerRegistry()
+    registry.load_predefined_recognizers(languages=[LANGUAGE])
+    found: list[PatternRecognizer] = []
+    for recognizer in registry.get_recognizers(language=LANGUAGE, all_fields=True):
+        if isinstance(recognizer, PatternRecognizer):
+            found.append(recognizer)
+    known = {type(recognizer) for recognizer in found}
+    for other in vars(predefined).values():
+        if isinstance(other, type) and issubclass(other, PatternRecognizer) and other not in known:
+            made = other()
+            if made.supported_language == LANGUAGE:
+                found.append(made)
+    chosen = [recognizer for recognizer in found if kinds.intersection(recognizer.supported_entities)]
+    missing = kinds.difference(*(recognizer.supported_entities for recognizer in chosen))
+    if missing:
+        raise ValueError(f"no recognizer finds {', '.join(sorted(missing))}")
+    return chosen
+
+
+class PresidioFinder:
+    """One recognizer of Presidio: its expressions, its checks, its scores. Satisfies `finders.Finder`."""
+
+    def __init__(self, recognizer: PatternRecognizer, threshold: float) -> None:
+        self.kind: str = recognizer.supported_entities[0]
+        self.name: str = recognizer.name
+        self.context: tuple[str, ...] = tuple(word.lower() for word in recognizer.context or ())
+        self._recognizer = recognizer
+        cls = type(recognizer)
+        self._validates: Final = cls.validate_result is not PatternRecognizer.validate_result
+        self._invalidates: Final = cls.invalidate_result is not PatternRecognizer.invalidate_result
+        self._analyzes: Final = cls.analyze is not PatternRecognizer.analyze
+        self._patterns: Final = tuple(
+            (self._compile(pattern.regex), float(pattern.score), width(pattern.regex))
+            for pattern in recognizer.patterns
+        )
+        self.gates: tuple[Gate, ...] = tuple(
+            self._gate(pattern.regex, pattern.score < threshold and not self._validates and not self._analyzes)
+            for pattern in recognizer.patterns
+        )
+
+    def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
+        """What the recognizer itself would find, without its own look at every character of the text."""
+        if self._analyzes:  # it does more than match patterns: there is no telling what
+            results = self._recognizer.analyze(text, [self.kind], None) or ()
+            return distinct((result.start, result.end, result.score) for result in results)
+        found: list[Raw] = []
+        for number, ends in hits.items():
+            expression, score, longest = self._patterns[number]
+            for match in self._matches(expression, text, ends, longest, check):
+                start, end = match.span()
+                if start < end:
+                    found.append((start, end, self._judge(text[start:end], score)))
+            check()
+        return distinct(found)
+
+    def _matches(
+        self, expression: Regex, text: str, ends: Sequence[int] | None, longest: int | None, check: Check
+    ) -> Iterator[Match]:
+        if longest is not None:
+            return confirm(expression, text, starts_near(ends, longest, len(text)), longest, check)
+        if self.name in _ONE_WORD:
+            return in_words(expression, text, words_near(text, ends), check)
+        return expression.finditer(text)
+
+    def _judge(self, value: str, score: float) -> float:
+        """The score of a match: of the pattern, or 1 or 0 where a check can tell."""
+        if self._validates:
+            valid = self._recognizer.validate_result(value)
+            if valid is not None:
+                score = 1.0 if valid else 0.0
+        if self._invalidates and self._recognizer.invalidate_result(value):
+            score = 0.0
+        return score
+
+    def _compile(self, pattern: str) -> Regex:
+        compiled: Regex = regex.compile(pattern, flags=self._recognizer.global_regex_flags)
+        return compiled
+
+    def _gate(self, pattern: str, context: bool) -> Gate:
+        flags = self._recognizer.global_regex_flags
+        return Gate(
+            pattern,
+            caseless=bool(flags & regex.IGNORECASE),
+            dotall=bool(flags & regex.DOTALL),
+            multiline=bool(flags & regex.MULTILINE),
+            context=context,
+        )
+
+
+class EmailFinder(PresidioFinder):
+    """E-mail addresses: a look at every `@`, as Presidio's expression takes quadratic time on what is nearly one.
+
+    The public suffixes come from the snapshot in tldextract's package; nothing is ever fetched.
+    """
+
+    def __init__(self, recognizer: PatternRecognizer, threshold: float) -> None:
+        super().__init__(recognizer, threshold)
+        self._suffixes: Final = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+        self._local: Final = regex.compile(_EMAIL_LOCAL)
+        self._domain: Final = regex.compile(_EMAIL_DOMAIN)
+        self.gates = tuple(gate._replace(single=True) for gate in self.gates)
+
+    def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
+        """The matches of Presidio's expressions whose domain has a public suffix."""
+        found: list[Raw] = []
+        for number in hits:
+            expression, score, _ = self._patterns[number]
+            found.extend(
+                (start, end, self._judge(text[start:end], score)) for start, end in self._spans(expression, text)
+            )
+            check()
+        return distinct(found)
+
+    def _spans(self, expression: Regex, text: str) -> Iterator[tuple[int, int]]:
+        done, at = 0, text.find("@")
+        while at >= 0:
+            domain = self._domain.match(text, at)
+            local = self._local.match(text, done, at) if at and text[at - 1] != "." else None
+            if domain is not None and local is not None:
+                for match in expression.finditer(text, local.start(), domain.end() + 1):
+                    yield match.span()
+                    done = match.span()[1]
+                    break
+            at = text.find("@", at + 1)
+
+    def _judge(self, value: str, score: float) -> float:
+        return 1.0 if self._suffixes(value).fqdn else 0.0
+
+
+class UrlFinder(PresidioFinder):
+    """Links, by Presidio's expressions run by RE2: the engine they are written for takes seconds on a hostile text."""
+
+    def __init__(self, recognizer: PatternRecognizer, threshold: float) -> None:
+        super().__init__(recognizer, threshold)
+        self.gates = tuple(gate._replace(single=True) for gate in self.gates)
+
+    def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
+        """The matches of Presidio's expressions."""
+        return super().find(encodable(text).translate(_DOTTED_I), dict.fromkeys(hits), check)
+
+    def _matches(
+        self, expression: Regex, text: str, ends: Sequence[int] | None, longest: int | None, check: Check
+    ) -> Iterator[Match]:
+        return expression.finditer(text)
+
+    def _compile(self, pattern: str) -> Regex:
+        options = re2.Options()
+        options.max_mem = _URL_MEMORY
+        compiled: Regex = re2.compile("(?ims)" + _for_re2(pattern), options)
+        return compiled
+
+
+def finder(recognizer: PatternRecognizer, threshold: float) -> PresidioFinder:
+    """The finder that runs a recognizer. `threshold`: the least score that counts."""
+    if recognizer.name == "EmailRecognizer":
+        return EmailFinder(recognizer, threshold)
+    if recognizer.name == "UrlRecognizer":
+        return UrlFinder(recognizer, threshold)
+    return PresidioFinder(recognizer, threshold)
+
+
+def _for_re2(pattern: str) -> str:
+    """The same expression with Unicode's digits and spaces, which RE2 has under other names only."""
+    spaces = "".join(char if char == "-" else f"\\x{{{ord(char):x}}}" for char in WHITE)
+    return pattern.replace(r"[^\s", f"[^{spaces}").replace(r"\d", r"\p{Nd}")
