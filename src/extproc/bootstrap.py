@@ -16,6 +16,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from extproc.adapters.detection import FOLDER, Detectors
 from extproc.adapters.fleet import Launch, Plan, StartError
 from extproc.adapters.grpc_server import Processor, make_server
 from extproc.adapters.health import Health
@@ -25,6 +26,7 @@ from extproc.adapters.logs import LineWriter, configure
 from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics, clear_shared_values, share_values
 from extproc.adapters.metrics_server import MetricsServer
 from extproc.adapters.records import RecordLog
+from extproc.adapters.scans import Scans
 from extproc.adapters.sockets import FolderLock, ParentLink
 from extproc.adapters.supervisor import Supervisor, log_event, stop_on_signals
 from extproc.adapters.tokens import Tokenizers
@@ -32,15 +34,18 @@ from extproc.adapters.watch import Target, Watcher, read_file
 from extproc.adapters.worker import Parts, Worker
 from extproc.config import Config, load
 from extproc.errors import ConfigError
-from extproc.runtime import build
+from extproc.redaction.cache import FindingCache
+from extproc.runtime import Detection, build
 
 WORKER_COMMAND: Final = "worker"
+DETECTORS: Final = "EXTPROC_DETECTORS"
 # seconds that the supervisor waits beyond the worker's own drain before it kills
 _DRAIN_SLACK: Final = 5.0
 _SHARED: Final = "metrics"  # folder of the workers' shared values, under the state folder
 # what /healthz calls a file that was refused
 _REFUSED_CONFIG: Final = "configuration refused, the old one stays"
 _REFUSED_KEYS: Final = "key file refused, the old table stays"
+_FINDINGS: Final = 32 << 20  # bytes of remembered findings in each worker
 _TOKENS: Final = "tiktoken"  # tiktoken's cache, under the state folder
 
 
@@ -56,6 +61,11 @@ class Place:
     def sockets(self) -> Path:
         """The folder of the workers' sockets: `run/` beside Envoy's files, so that Envoy finds it by a relative path."""
         return self.state / "envoy" / "run"
+
+    @property
+    def detectors(self) -> Path:
+        """Where compiled patterns are kept: `EXTPROC_DETECTORS`, which several gateways may share, or the state folder."""
+        return Path(os.environ.get(DETECTORS) or self.state / FOLDER)
 
 
 def make_writer(place: Place) -> LineWriter:
@@ -113,6 +123,14 @@ class _Troubles:
             self._parent.report("; ".join(f"{name}: {text}" for name, text in self._known.items() if text))
 
 
+def prepare_detection(place: Place, config: Config) -> Detection:
+    """Detectors for the configuration's profiles; takes seconds at the first start on a machine. Raises `ConfigError`."""
+    return Detectors(place.detectors).prepare(config, os.environ)
+
+
+_Prepared = tuple[Config, Detection]
+
+
 class _Reload:
     """Brings a changed gateway.yaml live: parse and compile in a thread, swap on the loop, keep the old one on error."""
 
@@ -122,16 +140,20 @@ class _Reload:
         self._state = state
         self._troubles = troubles
         self._log = structlog.get_logger("extproc.config")
-        self._watcher: Watcher[Config] | None = None
 
-    def watcher(self, seen: bytes) -> Watcher[Config]:
+    def watcher(self, seen: bytes) -> Watcher[_Prepared]:
         """Watch from `seen` on."""
-        target: Target[Config] = Target(partial(_parse, self._place), self._commit, self._failed)
+        target: Target[_Prepared] = Target(self._prepare, self._commit, self._failed)
         return Watcher(self._place.config, target, seen=seen)
 
-    def _commit(self, config: Config) -> None:
+    def _prepare(self, data: bytes) -> _Prepared:
+        config = _parse(self._place, data)
+        return config, prepare_detection(self._place, config)
+
+    def _commit(self, prepared: _Prepared) -> None:
+        config, detection = prepared
         generation = self._host.current.generation + 1
-        self._host.current = build(config, generation)
+        self._host.current = build(config, generation, detection)
         self._state.config(generation=generation, ok=True, at=time.time())
         self._troubles.note(_REFUSED_CONFIG)
         self._log.info("configuration is live", generation=generation)
@@ -176,9 +198,10 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     state = StateMetrics(registry)
     metrics = MetricsSink(registry, config.labels.metric_values)
     keys = open_keys(config)
-    host = Host(
-        build(config), keys[0], Tokenizers(place.state / _TOKENS), (RecordLog(writer, config.log.format), metrics)
-    )
+    scans = Scans(FindingCache(_FINDINGS, os.urandom(32)))
+    runtime = build(config, detection=prepare_detection(place, config))
+    sinks = (RecordLog(writer, config.log.format), metrics)
+    host = Host(runtime, keys[0], Tokenizers(place.state / _TOKENS), sinks, scans)
     host.gauge = metrics
     state.config(generation=1, ok=True, at=time.time())
     health = Health()
@@ -186,7 +209,12 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     troubles = _Troubles(parent)
     reload = _Reload(place, host, state, troubles).watcher(data)
     watchers = (reload.run, _key_watcher(config, keys, state, troubles))
-    return Parts(server, health, watchers, lambda: host.open, host.settled, config.workers.drain)
+
+    async def settled() -> None:
+        await host.settled()
+        scans.close()
+
+    return Parts(server, health, watchers, lambda: host.open, settled, config.workers.drain)
 
 
 def run_worker(place: Place, launch: Launch) -> None:

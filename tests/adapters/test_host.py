@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
+import msgspec
 import pytest
 
 from adapters.envoyish import make_host
 from extproc.adapters.host import Conversation, Host
+from extproc.adapters.scans import Scans
+from extproc.errors import EffectError
 from extproc.exchange.actions import Answer, ContinueBody, ContinueHeaders
+from extproc.exchange.draft import Draft
+from extproc.exchange.effects import FindEntities, FoundEntities, Steps
 from extproc.exchange.events import RequestBody, RequestHeaders
-from extproc.exchange.facts import Outcome, UsageSource
-from extproc.exchange.machine import Modes
+from extproc.exchange.facts import Facts, Outcome, UsageSource
+from extproc.exchange.machine import Modes, Setup
+from extproc.exchange.policy import Hooks, Policy
 from extproc.exchange.record import Record
+from extproc.text import Check, Finding, never
 from gateway import CONFIG, runtime
 from talk import CHAT, headers
 
@@ -163,3 +172,98 @@ async def test_a_cancelled_close_still_publishes(tmp_path: Path) -> None:
         await asyncio.sleep(0.02)
 
     assert [record.outcome for record in books.records] == [Outcome.CUT_SHORT]
+
+
+class Finder:
+    """A scanner of capitals; `LONG` texts are for the thread."""
+
+    version = b"capitals" * 2
+
+    def __init__(self) -> None:
+        self.threads: list[str] = []
+
+    def scan(self, text: str, check: Check = never) -> tuple[Finding, ...]:
+        check()
+        self.threads.append(threading.current_thread().name)
+        if "?" in text:
+            raise ValueError(text)
+        return tuple(Finding("CAPITAL", at, at + 1, 1.0) for at, one in enumerate(text) if one.isupper())
+
+    def is_long(self, texts: Sequence[str]) -> bool:
+        return "LONG" in texts
+
+
+class Memory(dict[tuple[bytes, str], tuple[Finding, ...]]):
+    """A cache without a bound."""
+
+    def get(self, version: bytes, text: str) -> tuple[Finding, ...] | None:  # type: ignore[override]
+        return super().get((version, text))
+
+    def put(self, version: bytes, text: str, findings: tuple[Finding, ...]) -> None:
+        self[version, text] = findings
+
+
+def searching(texts: tuple[tuple[str, ...], ...], scanner: Finder) -> tuple[type[Policy], list[object]]:
+    """A policy that asks for these searches one after the other at the headers, and what it was answered."""
+    answers: list[object] = []
+
+    class Ask(Policy):
+        name: ClassVar[str] = "ask"
+
+        def request_headers(self, facts: Facts, event: RequestHeaders, draft: Draft) -> Steps:
+            for one in texts:
+                try:
+                    answers.append((yield FindEntities(scanner, one, 10.0)))
+                except EffectError as error:
+                    answers.append(error)
+
+    return Ask, answers
+
+
+def host_for(policy: type[Policy], folder: Path, scans: Scans | None) -> Host:
+    given, books, _ = make_host(folder, runtime())
+    compiled = msgspec.structs.replace(runtime(), setup=Setup((policy,), Hooks((policy,)), 1 << 20))
+    return Host(compiled, given._keys, given._tokenizers, (books,), scans)
+
+
+async def test_searches_are_performed_at_once_or_in_the_thread(tmp_path: Path) -> None:
+    """Short ones without leaving the loop, long ones off it, in the order asked for; a failure is thrown into the policy."""
+    scanner = Finder()
+    scans = Scans(Memory())
+    policy, answers = searching((("aB",), ("LONG", "aB"), ("what?",), ("LONG", "why?"), ("Z",)), scanner)
+    conversation = talk(host_for(policy, tmp_path, scans))
+    await conversation.run(opening("key"))
+    await conversation.close()
+    scans.close()
+
+    first, second, third, fourth, fifth = answers
+    assert isinstance(first, FoundEntities)
+    assert isinstance(second, FoundEntities)
+    assert isinstance(fifth, FoundEntities)
+    assert [len(text) for text in (*first.findings, *second.findings, *fifth.findings)] == [1, 4, 1, 1]
+    assert (second.cached, second.scanned) == (1, 1)
+    assert all(isinstance(error, EffectError) and "?" not in str(error) for error in (third, fourth))
+    main = threading.current_thread().name
+    assert scanner.threads == [main, "scan_0", main, main, main]
+
+
+async def test_known_and_short_texts_cost_no_coroutine(tmp_path: Path) -> None:
+    """The whole exchange at the headers is done in one step of its coroutine."""
+    scans = Scans(Memory())
+    policy, answers = searching((("aB",), ("aB", "c")), Finder())
+    conversation = talk(host_for(policy, tmp_path, scans))
+    step = conversation.run(opening("key"))
+    with pytest.raises(StopIteration) as done:
+        step.send(None)
+    assert isinstance(done.value.value[0], ContinueHeaders)
+    assert len(answers) == 2
+    await conversation.close()
+
+
+async def test_without_anybody_to_search_nothing_passes(tmp_path: Path) -> None:
+    """A worker that was made without scans fails the effect."""
+    policy, answers = searching((("aB",),), Finder())
+    conversation = talk(host_for(policy, tmp_path, None))
+    await conversation.run(opening("key"))
+    await conversation.close()
+    assert [type(answer) for answer in answers] == [EffectError]

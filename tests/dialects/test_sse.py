@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from extproc.dialects import sse
 from extproc.errors import ErrorCode, Rejection
 
+BOM = b"\xef\xbb\xbf"
 LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
 LINE = st.sampled_from(
     ["data: {}", "data:x", "data", "event: e", ": note", "id: 1", "retry: 5", "odd", "data:  two", ""]
@@ -113,3 +114,68 @@ def test_memory_is_the_open_event_only() -> None:
     tracemalloc.stop()
     assert not splitter.open
     assert used < 100_000
+
+
+NEW_DATA = st.sampled_from([b"{}", b"one line", b"two\nlines", b"an end\n", b""])
+
+
+@given(streams(), NEW_DATA)
+def test_data_can_be_replaced(stream: bytes, new: bytes) -> None:
+    """The place of an event's data holds it; with other data an event says that, and its other lines are as they were."""
+    for event in sse.Splitter().feed(stream, end=True):
+        data = sse.fields(event).data
+        place = sse.data_place(event)
+        if place is not None:
+            assert event[place[0] : place[1]] == data
+        if data is None:
+            assert place is None
+            continue
+        edited = sse.with_data(event, new)
+        assert sse.fields(edited) == (sse.fields(event).event, new)
+        assert read([edited]) == [edited]
+        kept = [
+            line for line in event.removeprefix(BOM).splitlines() if not (line == b"data" or line.startswith(b"data:"))
+        ]
+        left = [
+            line for line in edited.removeprefix(BOM).splitlines() if not (line == b"data" or line.startswith(b"data:"))
+        ]
+        assert left == kept
+        assert edited.startswith(BOM) == event.startswith(BOM)
+        assert sse.is_closed(edited) == sse.is_closed(event)
+
+
+@pytest.mark.parametrize(
+    ("event", "place"),
+    [
+        (b'data: {"a":1}\n\n', (6, 13)),
+        (b"event: e\ndata:x\n\n", (14, 15)),
+        (b"event: data:\ndata:  x\nid: 1\n\n", (19, 21)),
+        (b"data: x", (6, 7)),
+        (b"data: x\r\n\r\n", (6, 7)),
+        (b"\xef\xbb\xbfdata: x\n\n", (9, 10)),
+        (b"data:\n\n", (5, 5)),
+        (b"data\n\n", None),
+        (b"data: x\ndata: y\n\n", None),
+        (b": data: x\n\n", None),
+        (b"odd\n\n", None),
+    ],
+)
+def test_place_of_data(event: bytes, place: tuple[int, int] | None) -> None:
+    """One data line has a place, whatever stands around it."""
+    assert sse.data_place(event) == place
+
+
+@pytest.mark.parametrize(
+    ("event", "closed"),
+    [
+        (b"data: x\n\n", True),
+        (b"data: x\r\n\r\n", True),
+        (b"data: x\r\r", True),
+        (b"data: x\n", False),
+        (b"data: x", False),
+    ],
+)
+def test_closed(event: bytes, closed: bool) -> None:
+    """A blank line ends an event."""
+    assert sse.is_closed(event) == closed
+    assert sse.newline(event) == (b"\r\n" if b"\r\n" in event else b"\r" if b"\r" in event else b"\n")

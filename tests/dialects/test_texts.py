@@ -88,7 +88,10 @@ CHAT = {
         },
         {
             "type": "custom",
-            "custom": {"name": "tool_name@09", "format": {"type": "grammar", "grammar": {"definition": "schema@09_"}}},
+            "custom": {
+                "name": "tool_name@09_",
+                "format": {"type": "grammar", "grammar": {"definition": "schema@09__"}},
+            },
         },
     ],
 }
@@ -372,6 +375,24 @@ def test_a_text_cannot_hide_in_a_wrong_shape(key: str, value: object) -> None:
     hidden = isinstance(value, str) and key != "name"
     ids = isinstance(value, list) and key == "file_id"
     assert texts == ([] if hidden or ids else ["text@1"])
+
+
+@pytest.mark.parametrize(
+    ("part", "kinds"),
+    [
+        ({"type": "thinking", "signature": "s", "thinking": "a", "extra": {"text": "b"}}, ["signed", "text"]),
+        ({"type": "reasoning.text", "signature": "s", "text": "a", "extra": "b"}, ["signed", "text"]),
+        ({"type": "text", "signature": "s", "text": "a"}, ["text"]),
+        ({"type": "thinking", "signature": "", "thinking": "a"}, ["text"]),
+        ({"type": "thinking", "signature": ["s"], "thinking": "a"}, ["text", "text"]),
+        ({"type": "thinking", "signature": "s", "thinking": ["a"]}, ["text"]),
+    ],
+)
+def test_only_thinking_is_signed(part: dict[str, object], kinds: list[str]) -> None:
+    """A signature covers the thinking beside it, and is no cover for anything else."""
+    body = json.dumps({"model": "m", "messages": [{"role": "assistant", "content": [part]}]}).encode()
+    view = registry.DIALECTS["anthropic_messages"].read_request(body)
+    assert [text.kind for text in view.texts()] == kinds
 
 
 @pytest.mark.parametrize("choice", ["auto", {"type": "auto"}, None])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from envoy import redaction_config
 from envoy.machine import Machine, running
+from envoy.redaction_values import Plants
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,23 @@ def tight(shared_tight: Machine) -> Machine:
     """A gateway with small limits and timeouts, before vendors that speak HTTP/1.1 only."""
     shared_tight.forget()
     return shared_tight
+
+
+@pytest.fixture(scope="session")
+def shared_redacting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """The gateway of `redacting`."""
+    with running(tmp_path_factory.mktemp("redacting"), **redaction_config.OPTIONS) as machine:
+        yield machine
+
+
+@pytest.fixture
+def redacting(shared_redacting: Machine) -> Machine:
+    """A gateway that redacts, with a profile for each thing that is tested."""
+    shared_redacting.forget()
+    return shared_redacting
+
+
+@pytest.fixture(scope="session")
+def plants() -> Plants:
+    """What the tests of this run planted."""
+    return Plants(int.from_bytes(secrets.token_bytes(4)))

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,9 +53,11 @@ providers:
 keys: {{file: keys.json, pepper: {{file: pepper}}}}
 access:
 - {{team: demo}}
+{access}
 aliases:
   fast: {{provider: openai, model: gpt-4o-mini}}
   smart: {{provider: anthropic, model: claude-haiku-4-5}}
+{aliases}
 {extra}
 workers: {{count: {workers}, drain: 20s}}
 metrics: {{address: "127.0.0.1:{metrics}"}}
@@ -124,6 +126,8 @@ class Machine:
     folder: Path
     extra: str = LIMITS
     providers: str = ""  # more of them, in YAML; {openai}, {anthropic} and {ca} stand for the vendors' ports and CA
+    access: str = ""  # more rules, in YAML
+    aliases: str = ""  # more of them, in YAML
     workers: int = 2
     options: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
@@ -158,6 +162,8 @@ class Machine:
             **vendors,
             providers=self.providers.format(**vendors),
             extra=self.extra,
+            access=self.access,
+            aliases=self.aliases,
             workers=self.workers,
             metrics=self.ports["metrics"],
         )
@@ -221,6 +227,14 @@ class Machine:
     def seen(self, api: str = "openai") -> list[SeenRequest]:
         """What a vendor was sent, oldest first."""
         return self.vendors.do(lambda: list(self.vendors.sims[api].requests))
+
+    def holding(self, values: Iterable[str]) -> dict[str, dict[int, list[str]]]:
+        """By vendor: which requests hold any of these values, in whatever spelling, and which of them."""
+        wanted = list(values)
+        found = {
+            api: self.vendors.do(lambda sim=sim: sim.requests.holding(wanted)) for api, sim in self.vendors.sims.items()
+        }
+        return {api: held for api, held in found.items() if held}
 
     def forget(self) -> None:
         """Forget what the vendors were sent, and scripted answers that are left."""

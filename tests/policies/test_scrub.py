@@ -137,3 +137,13 @@ def test_the_first_of_repeated_labels_counts():
 def test_an_empty_label_is_none(value):
     """Not a label with an empty value."""
     assert "" == clean_label(value, 10)
+
+
+def test_the_data_class_is_a_label_and_goes_no_further():
+    """Rules of redaction match it; it is bounded and cleaned like every label, and a key in it is not kept."""
+    for sent, kept in (("internal", "internal"), ("a b\x7f" + "c" * 300, "a_b_" + "c" * 60), (KEY, None)):
+        talk = play()
+        begin(talk, ("authorization", f"Bearer {KEY}"), ("x-llm-data-class", sent))
+
+        assert "x-llm-data-class" in forwarded(talk.body(CHAT)).remove
+        assert talk.exchange.facts.labels.get("data_class") == kept

@@ -230,6 +230,22 @@ class TestControl:
         assert len(later["requests"]) == 1
         assert empty["requests"] == []
 
+    async def test_find(self, sim: Simulator, trust: ssl.SSLContext) -> None:
+        """The simulator searches what it was sent: targets, header fields and bodies, below their encodings."""
+        base = f"http://127.0.0.1:{sim.control_port}"
+        values = ["Zoë", "in a field", "nowhere", "in the target"]
+        async with http(sim, trust) as client, httpx2.AsyncClient(base_url=base, trust_env=False) as control:
+            await client.post("/v1/a", content=b'{"a":"Zo\\u00eb"}')
+            await client.post("/v1/b", content=b"{}", headers={"x-a": "is in a field"})
+            await client.post("/v1/c", content=b"{}")
+            await client.get("/v1/d?q=in%20the%20target")
+            found = (await control.post("/find", json={"values": values})).json()
+
+        numbers = [request.number for request in sim.requests]
+        wanted = [(numbers[0], [0]), (numbers[1], [1]), (numbers[3], [3])]
+        assert [(one["number"], one["values"]) for one in found["found"]] == wanted
+        assert found["searched"] == 4
+
     @pytest.mark.parametrize(
         ("path", "body"),
         [
@@ -239,6 +255,8 @@ class TestControl:
             ("/script", b'{"answers":[{"chunks":["%"]}]}'),
             ("/script", b'{"answers":[{"delay_ms":"1"}]}'),
             ("/cases", b'{"answer":{}}'),
+            ("/find", b'{"values":"x"}'),
+            ("/find", b'{"values":[""]}'),
         ],
     )
     async def test_bad_orders(self, sim: Simulator, path: str, body: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from people import People
 from prose import NOBODY, PEOPLE, PLACES
 from structured import structured
-from things import COMPANY_ENDS, DAYS, HEADINGS, NOUNS, ROLES, TECH, identifier, thing
+from things import COMPANY_ENDS, DAYS, DOES, HEADINGS, NOUNS, ROLES, TECH, identifier, thing
 
 SLOT = re.compile(r"\{([A-Z])\}")
 CHOICE = re.compile(r"\[([^\[\]]*\|[^\[\]]*)\]")
@@ -45,6 +45,8 @@ class Generator:
     def _company(self, locale: str) -> str:
         rng = self.rng
         last = self.people.last_name(locale, rng)
+        if rng.random() < 0.35:
+            return str(self.people.fakers[locale].company())
         return rng.choice(
             [
                 f"{last} {rng.choice(COMPANY_ENDS)}", f"{last} {rng.choice(COMPANY_ENDS)}", f"{last}-{self.people.last_name(locale, rng)}",
@@ -54,6 +56,11 @@ class Generator:
             ]
         )  # fmt: skip
 
+    def _title(self) -> str:
+        """One to three ordinary words, written large, as in the title of a film or the name of a product."""
+        words = self.rng.sample(self.rng.choice(self._words).split(), self.rng.randint(1, 3))
+        return " ".join(word.upper() if self.rng.random() < 0.1 else word.capitalize() for word in words)
+
     def _place(self, locale: str) -> str:
         luck = self.rng.random()
         if luck < 0.45:
@@ -62,12 +69,12 @@ class Generator:
             return self.rng.choice(self._countries)
         if luck < 0.72:
             return f"{self.rng.choice(['Northern', 'South', 'Eastern', 'West', 'New', 'Lake', 'Mount', 'San', 'Port'])} {self.rng.choice(self._cities)}"
-        return str(self.people._fakers[locale].city())
+        return str(self.people.fakers[locale].city())
 
     def _slot(self, kind: str, locale: str) -> tuple[str, str]:  # noqa: PLR0912, C901  one line a slot
         """A value and its label, `` for none."""
         rng, people = self.rng, self.people
-        faker = people._fakers[locale]
+        faker = people.fakers[locale]
         match kind:
             case "P":
                 return people.full_name(locale, rng), "P"
@@ -84,7 +91,9 @@ class Generator:
             case "C":
                 return self._company(locale), ""
             case "X":
-                return thing(rng), ""
+                return (thing(rng) if rng.random() < 0.8 else self._title()), ""
+            case "V":
+                return rng.choice(DOES), ""
             case "H":
                 return rng.choice(ROLES if rng.random() < 0.5 else HEADINGS), ""
             case "D":

@@ -15,10 +15,8 @@ import numpy as np
 import optax
 from encode import Encoded
 
-from extproc.redaction.name_features import KNOWLEDGE, PIECES, SHAPES, WORDS
+from extproc.redaction.name_features import CLASSES, KNOWLEDGE, PIECES, REACHES, SHAPES, TAPS, WORDS
 
-TAPS, REACH = 5, (1, 2, 4)
-CLASSES = 5
 TYPES_IN_BATCH = 6144
 Params = dict[str, Any]
 
@@ -36,7 +34,7 @@ def initial(key: jax.Array, size: int, width: int) -> Params:
         "last": jax.random.normal(keys[6], (width, CLASSES)) * 0.1,
         "last_bias": jnp.zeros(CLASSES),
     }
-    for at, reach in enumerate(REACH):
+    for at, reach in enumerate(REACHES):
         key = jax.random.fold_in(keys[5], reach)
         params[f"layer{at}"] = jax.random.normal(key, (3 * width, width)) * (1 / (3 * width)) ** 0.5
         params[f"layer{at}_bias"] = jnp.zeros(width)
@@ -71,7 +69,7 @@ def embed(params: Params, rows: jax.Array, key: jax.Array | None) -> jax.Array:
 def logits(params: Params, tokens: jax.Array, key: jax.Array | None) -> jax.Array:
     """Classes of every place from the embeddings of its tokens, shape (windows, places, size)."""
     hidden = jax.nn.relu(_around(tokens, TAPS, 1) @ params["first"] + params["first_bias"])
-    for at, reach in enumerate(REACH):
+    for at, reach in enumerate(REACHES):
         if key is not None:
             hidden = hidden * (jax.random.uniform(jax.random.fold_in(key, at), hidden.shape) > 0.1) / 0.9
         hidden = hidden + jax.nn.relu(_around(hidden, 3, reach) @ params[f"layer{at}"] + params[f"layer{at}_bias"])

@@ -53,13 +53,13 @@ class People:
     """Names of one locale after another, always the same for a seed."""
 
     def __init__(self, seed: int) -> None:
-        self._fakers: dict[str, Faker] = {}
+        self.fakers: dict[str, Faker] = {}
         self.first: dict[str, list[str]] = {}
         self.last: dict[str, list[str]] = {}
         for locale in LOCALES:
             faker = Faker(locale)
             faker.seed_instance(seed)
-            self._fakers[locale] = faker
+            self.fakers[locale] = faker
             self.first[locale], self.last[locale] = self._lists(faker)
         root = Path(census.__file__).parent
         self.census_last = [line.split()[0].capitalize() for line in (root / "dist.all.last").open()][:50_000]
@@ -97,7 +97,7 @@ class People:
     def faker(self, rng: random.Random) -> tuple[str, Faker]:
         """A locale, English ones more often, and its Faker."""
         locale = rng.choice(OFTEN) if rng.random() < 0.4 else rng.choice(LOCALES)
-        return locale, self._fakers[locale]
+        return locale, self.fakers[locale]
 
     def first_name(self, locale: str, rng: random.Random) -> str:
         """A given name; now and then one from the census, or one that nobody has."""

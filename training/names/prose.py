@@ -2,7 +2,8 @@
 
 `[a|b]` is one or the other (nothing is allowed: `[|b]`). Slots: `{P}` whole name, `{F}` given name, `{S}` family name,
 `{L}` place, `{A}` address, `{T}` street, `{C}` company, `{X}` thing that is nobody's name, `{H}` heading or role, `{D}`
-day, `{I}` identifier, `{N}` number, `{E}` e-mail, `{U}` user name, `{O}` telephone number, `{W}` ordinary words.
+day, `{I}` identifier, `{N}` number, `{E}` e-mail, `{U}` user name, `{O}` telephone number, `{W}` ordinary words,
+`{V}` what somebody does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ PEOPLE = r"""
 As {P} [told|explained to|promised] me [yesterday|on {D}], the office in {L} closes at noon.
 my [wife|husband|brother|sister|mother|father|son|daughter|cousin|uncle|aunt|neighbour|colleague|friend|landlord|teacher|dentist] {F} [lives in|moved to|loves|is afraid of|works in] {L}
 my [wife|husband|brother|partner|friend|flatmate] {P} and I [are looking for|want to buy|moved into] a flat near {T}
-[Attendees|Participants|Present|Invited|Team]: {P}, {P}[, {P}|][, and {P}| and {F}]
+[Attendees|Participants|Present|Invited|Team|Winners|Judges]: {P}, {P}[, {P}|][, and {P}| and {F}]
 [Author|Written by|Prepared by|Approved by|Signed|Submitted by|Reported by|Owner|Requester|Assignee]: {P}
 [Signed-off-by|Co-authored-by|Reviewed-by|Acked-by|Tested-by|Reported-by]: {P} <{E}>
 [assigned|reassigned|escalated|forwarded] to {P} by {P} on {D}
@@ -108,6 +109,25 @@ do u know {F} {S}? [she|he] is in my class
 nah {F} is [funny|weird|cool] tho
 [good|great] to [meet|hear from] you {F}
 we named our [son|cat|dog|baby] {F}
+{F} {V} {W}
+{P} {V} {W}
+{F} and {F} {V} {W}
+{W} {F} {V} {W}
+{W} [that|because|while|when|if|so|but|and] {F} {V} {W}
+{W} [that|because|while|when|if|so|but|and] {P} {V} {W}
+{W} [to|for|from|with|by|about|of|than|like|after|without] {F}[ and {F}|] {W}
+{W} [to|for|from|with|by|about|of|than|like|after|without] {P}[ and {P}|] {W}
+{W}, {F} {V} {W}, {F} {V} {W}
+{X}: {F} {V} {W}
+[Why|When|How|Where] [is|was|did|does|has] {F} [so |]{W}?
+{S} {V} {W} [after|before|than] {S}[ had|]
+[the|that|a|every|this] {S} [case|report|family|house|song|theory|trade|wedding|account|file]
+{W} was [written|painted|made|found] by {S} [in|and] {W}
+{F}'s {W} [is|was] {W}
+{P}\n{H}\n{T}\n{L}
+Name: {P}[;|,|\n|] [DOB|D.O.B.|Date of birth|SSN|Tel|Fax|Phone|Sex|Age|NHS|Passport|E-mail|Email|Mobile|Desk|VAT|Account|IBAN|Zip|Ref]: {N}
+{P} [works for|works at|is with|left|joined|called from|buys from|represents] {C}[.| in {L}.]
+[Kind regards|Regards|Best],\n{P}\n{C}
 """.strip().split("\n")
 
 PLACES = r"""
@@ -138,6 +158,12 @@ Dear {H},\n{W}
 [assigned|escalated] to [the |]{X} [team|group|queue] on {D}
 {C} [announced|bought|sued|hired|opened] {W} [on {D}|with {C}|].
 [I work at|my bank is|ask] {C}[, a {H} company|].
+[The|Your|Our] [order|quote|contract|offer|complaint|account] [with|from|of|to] {C}[.| in {L}.]
+{W} [at|for|with|from|by|of|to] {C}[.| in {L}.| and {C}.]
+{C} [makes|sells|is known for|is short of] {W} [in {L}|{W}].
+{C}\n{T}\n{L}
+[Tel|Fax|Desk|Phone|Mobile|DOB|VAT|E-mail]: {O}\n[Tel|Fax|Desk|Phone|Mobile|Web|VAT|Ref]: {N}
+{X} {X} {W} {X}
 {X}: {W}
 - **{X}**: {W}
 ## {H}

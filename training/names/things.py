@@ -58,6 +58,10 @@ Bank Capital Ventures Logistics Foods Motors Airlines Insurance University Hospi
 Orchestra Band Records Magazine Times Post Hotel Restaurant Cafe Bakery Pharmacy Consulting & Co & Sons & Associates AG SA BV Oy AB
 PLC Pty S.p.A. Inc. Ltd. Co.""".replace("& ", "&_").split()
 COMPANY_ENDS = [end.replace("_", " ") for end in COMPANY_ENDS]
+DOES = """is was has had will would can could must does did says said thinks knows likes wants needs asks told gave sent got
+made took saw found left came went works lives owns reads writes runs walks sings plays sells buys drives reviews approves checks
+fixes tests leads manages calls emails visits joins leaves wins loses starts stops forgot agreed refused sleeps looks feels seems
+just never always also already still often reports booked paid ordered returned moved married hates loves""".split()
 VERBS = "get set load save fetch build create delete update make parse render handle send check init run start stop find add".split()
 NOUNS = """User Account Order Invoice Payment Customer Session Token Request Response Message Event Task Job Queue Cache File Buffer
 Stream Reader Writer Parser Builder Factory Manager Service Controller Handler Client Server Node Cluster Model View Config Context

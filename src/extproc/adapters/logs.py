@@ -191,6 +191,7 @@ def processors(form: str) -> list[Processor]:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        name_exception,
     ]
     if form == "console":
         colours = os.isatty(1)
@@ -198,7 +199,6 @@ def processors(form: str) -> list[Processor]:
     return [
         *first,
         structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(serializer=to_json),
     ]
 

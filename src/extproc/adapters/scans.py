@@ -10,14 +10,14 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
 from typing import Final, Protocol
 
 import structlog
 
+from extproc.adapters.crashes import places
 from extproc.errors import BudgetExceededError, EffectError
 from extproc.exchange.effects import FindEntities, FoundEntities, Scanner
 from extproc.text import Finding
@@ -31,14 +31,14 @@ _OWN: Final = (
 )
 # exceptions of the detectors' libraries that descend from none of these: (module, name)
 _FOREIGN: Final = (
-    ("hyperscan", "error"),
-    ("regex", "error"),
-    ("re", "error"),
-    ("re2", "error"),
-    ("phonenumbers", "NumberParseException"),
+    *(("hyperscan", "error"), ("hyperscan", "HyperscanError")),
+    *(("re", "error"), ("regex", "error"), ("re2", "error"), ("phonenumbers", "NumberParseException")),
     *(
         ("onnxruntime.capi.onnxruntime_pybind11_state", name)
-        for name in ("Fail", "InvalidArgument", "InvalidGraph", "NoSuchFile", "NotImplemented", "RuntimeException")
+        for name in (
+            *("Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError", "RuntimeException"),
+            *("InvalidProtobuf", "ModelLoaded", "NotImplemented", "InvalidGraph", "EPFail"),
+        )
     ),
 )
 
@@ -110,14 +110,19 @@ class Scans:
         Both raise `BudgetExceededError` where the budget is over, `EffectError` where a detector failed.
         """
         began = time.perf_counter()
-        version, get = effect.scanner.version, self._cache.get
-        known = {text: get(version, text) for text in dict.fromkeys(effect.texts)}
-        missing = [text for text, findings in known.items() if findings is None]
-        if missing:
-            if effect.scanner.is_long(missing):
+        scanner = effect.scanner
+        try:
+            version, get = scanner.version, self._cache.get
+            known = {text: get(version, text) for text in dict.fromkeys(effect.texts)}
+            missing = [text for text, findings in known.items() if findings is None]
+            if missing and scanner.is_long(missing):
                 return self._wait(effect, known, missing, began)
-            self._scan_now(effect, known, missing, began + effect.budget)
-        return _answer(effect, known, len(missing), began)
+            self._scan_now(scanner, known, missing, began + effect.budget)
+        except failures() as error:
+            failed = self._failed(error)
+        else:
+            return _answer(effect, known, len(missing), began)
+        raise failed  # out here, so that it does not carry the other with it
 
     def close(self) -> None:
         """End the thread. A search that is under way fails at its next check."""
@@ -125,23 +130,16 @@ class Scans:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _scan_now(self, effect: FindEntities, known: dict[str, _Found | None], texts: list[str], end: float) -> None:
+    def _scan_now(self, scanner: Scanner, known: dict[str, _Found | None], texts: list[str], end: float) -> None:
         """Search on the loop."""
 
         def check() -> None:
             if time.perf_counter() > end:
                 raise BudgetExceededError("the search took too long")
 
-        scanner = effect.scanner
-        try:
-            for text in texts:
-                known[text] = findings = scanner.scan(text, check)
-                self._cache.put(scanner.version, text, findings)
-        except failures() as error:
-            failed = self._failed(error)
-        else:
-            return
-        raise failed  # out here, so that it does not carry the other with it
+        for text in texts:
+            known[text] = findings = scanner.scan(text, check)
+            self._cache.put(scanner.version, text, findings)
 
     async def _wait(
         self, effect: FindEntities, known: dict[str, _Found | None], texts: list[str], began: float
@@ -170,14 +168,14 @@ class Scans:
     def _submit(self, job: _Job) -> _Job:
         if len(self._jobs) >= self._limit:
             raise BudgetExceededError("too many searches wait")
+        if self._closing.is_set():
+            raise EffectError("no thread to search in: the gateway closes")
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="scan")
         try:
             running = asyncio.wrap_future(self._executor.submit(job.run))
-        except RuntimeError:  # closed, or the system gives no thread
-            running = None
-        if running is None:
-            raise EffectError("no thread to search in")
+        except RuntimeError as error:  # its words are the system's: it gives no thread
+            raise EffectError("no thread to search in") from error
         self._jobs.add(job)
         self._pending.update(dict.fromkeys(((job.scanner.version, text) for text in job.texts), job))
         running.add_done_callback(partial(self._finished, job))
@@ -189,23 +187,25 @@ class Scans:
         version = job.scanner.version
         for text in job.texts:
             self._pending.pop((version, text), None)
-        for text, findings in job.found.items():  # a search that failed found less
-            self._cache.put(version, text, findings)
         if running.cancelled():
             job.error = EffectError("the gateway closes")
         else:
             error = running.exception()
-            if isinstance(error, BudgetExceededError):
-                job.error = error
-            elif error is not None:
-                job.error = self._failed(error)
+            if error is not None:
+                job.error = error if isinstance(error, BudgetExceededError) else self._failed(error)
+        try:
+            for text, findings in job.found.items():  # a search that failed found less
+                self._cache.put(version, text, findings)
+        except failures() as error:
+            job.found.clear()
+            job.error = self._failed(error)
         job.done.set_result(None)
 
     def _failed(self, error: BaseException) -> EffectError:
         """Tell the log what failed and where, without what it was at work on."""
         kind = type(error).__name__
-        self._log.error("a detector failed", error=kind, at=_places(error.__traceback__))
-        return EffectError(f"a detector failed: {kind}")
+        self._log.error("a search failed", error=kind, at=places(error.__traceback__))
+        return EffectError(f"a search failed: {kind}")
 
 
 def _result(job: _Job, text: str) -> _Found:
@@ -230,15 +230,3 @@ def _sure(findings: _Found | None) -> _Found:
     if findings is None:
         raise EffectError("a text was not searched")
     return findings
-
-
-def _places(traceback: TracebackType | None) -> list[str]:
-    """File and line of each call, outermost first: `patterns.py:120 scan`."""
-    return list(_walk(traceback))[-8:]
-
-
-def _walk(traceback: TracebackType | None) -> Iterable[str]:
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        yield f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} {code.co_name}"
-        traceback = traceback.tb_next

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from extproc.errors import ConfigError
 
 # Envoy must have asked for our health once more before the server stops taking streams
 NOTICE: Final = 0.5
+# how long the thread that searches long texts may hold the interpreter while the loop has something to do. Python's own
+# 5 ms are what every event then waits; with 0.2 ms it is a tenth of that, and the search takes as long as before
+SWITCH: Final = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or the end of the supervisor; then drain. Raises `ConfigError` if it cannot listen."""
         parts = self._parts
+        sys.setswitchinterval(SWITCH)
         try:
             bound = parts.server.add_insecure_port(f"unix:{self._socket}")
         except RuntimeError:

@@ -22,7 +22,7 @@ Action: TypeAlias = Literal["mask", "replace", "hash", "pseudonym", "block", "al
 
 NAME_KINDS: Final = frozenset({"PERSON", "LOCATION"})
 """Found by the name models only, whichever of them is on."""
-_SPACY_KINDS: Final = frozenset({"ORGANIZATION", "NRP"})
+SPACY_KINDS: Final = frozenset({"ORGANIZATION", "NRP"})
 SECRET_KINDS: Final = frozenset({"API_KEY", "PRIVATE_KEY", "JWT", "CONNECTION_STRING", "PASSWORD", "BEARER_TOKEN"})
 _PERSONAL: Final = frozenset(
     {
@@ -31,7 +31,7 @@ _PERSONAL: Final = frozenset(
         *("UK_NHS", "UK_NINO", "MEDICAL_LICENSE", "PERSON"),
     }
 )
-_OFF: Final = frozenset({"URL", "DATE_TIME", "UUID", "LOCATION", *_SPACY_KINDS})
+_OFF: Final = frozenset({"URL", "DATE_TIME", "UUID", "LOCATION", *SPACY_KINDS})
 KINDS: Final = _PERSONAL | SECRET_KINDS | _OFF
 """Every kind that a detector of ours finds."""
 RESERVED_KIND: Final = "LITERAL"
@@ -285,7 +285,7 @@ class Profile(Section):
         if self.names == "spacy" and self.spacy is None:
             raise bad("has `names: spacy` without a model", "add spacy: {model: de_core_news_md, language: de}")
         wanted = {kind for kind, operator in self.entities.items() if operator.action != "allow"} - self.own_kinds()
-        idle = wanted & (_SPACY_KINDS if self.names != "spacy" else frozenset())
+        idle = wanted & (SPACY_KINDS if self.names != "spacy" else frozenset())
         if self.names == "off":
             idle |= wanted & NAME_KINDS
         if idle:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from extproc.dialects.dialect import Path
+from extproc.dialects.dialect import Path, Text
 from extproc.dialects.editing import ANSWER_STRINGS
 from extproc.dialects.spans import is_object
 from extproc.dialects.stream_editing import ALL, Last, Prefix, StreamEditor, Tree
@@ -18,7 +18,9 @@ from extproc.text import Channel
 
 MESSAGE_STRINGS: Final[Mapping[str, str]] = {**ANSWER_STRINGS, "thinking": OPAQUE}
 _DELTA_TYPES: Final = {"text": "text_delta", "partial_json": "input_json_delta"}
-_DELTA_PATH: Final = 2  # length of the path `delta.text`
+_DELTA_PATHS: Final[Mapping[str, Path]] = {field: ("delta", field) for field in _DELTA_TYPES}
+_DELTA_PATH: Final = 2  # length of each of these
+_DELTA_MEMBERS: Final = 3  # `type`, `index`, `delta`
 
 
 class MessagesStreamEditor(StreamEditor):
@@ -35,6 +37,22 @@ class MessagesStreamEditor(StreamEditor):
             holder == "content_block" and field == "text"
         )
         return Channel((_index(tree), field), "json" if field == "partial_json" else "text") if grows else None
+
+    def only_text(self, tree: Tree) -> Text | None:
+        """A delta of text, or of a tool's input."""
+        delta = tree.get("delta")
+        if (
+            tree.get("type") != "content_block_delta"
+            or len(tree) != _DELTA_MEMBERS
+            or "index" not in tree
+            or not is_object(delta)
+        ):
+            return None
+        for field, path in _DELTA_PATHS.items():
+            value = delta.get(field)
+            if type(value) is str and delta.keys() == {"type", field}:
+                return Text(path, "text", value)
+        return None
 
     def ends(self, tree: Tree) -> Sequence[Prefix]:
         """The end of a block ends its channels; the end of the message, or an error, those that were forgotten."""

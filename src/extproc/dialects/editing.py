@@ -9,7 +9,8 @@ A filter may offer two optional attributes, so that most events of a stream need
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -33,6 +34,9 @@ ANSWER_STRINGS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """Kinds of strings in an answer. What the vendor made is neither restored nor scanned: ids, constants, images, sound."""
 _CHANNEL_KINDS: Final[Mapping[str, ChannelKind]] = {"json": "json", "name": "name", "tool_name": "name"}
+_SEALED: Final = frozenset({"signed", "url"})
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_ANY_ESCAPE: Final = rb"\\u0061"
 _SURROGATES: Final = "surrogateescape"  # bytes that are no UTF-8 go through a text and back unharmed
 
 
@@ -59,14 +63,23 @@ def plain(data: bytes, texts: TextFilter) -> bytes:
     return data if after == before else after.encode("utf-8", _SURROGATES)
 
 
-def replace(data: bytes, changes: Iterable[tuple[Path, bytes]]) -> bytes:
+def replace(data: bytes, changes: Sequence[tuple[Path, bytes]]) -> bytes:
     """`data` with the value at each path replaced. Raises `Rejection` (502) where a place is ambiguous."""
-    places = Places(data)
     try:
-        return splice(data, [Edit(*places.place(path), new) for path, new in changes])
-    except (Rejection, KeyError, IndexError):  # the same key twice in an object: which of the two was read?
-        message = "The provider's response cannot be edited."
-        raise Rejection(502, ErrorCode.PROVIDER_BAD_RESPONSE, message) from None
+        edits = _edits(data, changes)
+    except (Rejection, KeyError):
+        # half a surrogate pair cannot be measured; any other escape is as long as its own
+        try:
+            edits = _edits(_SURROGATE.sub(_ANY_ESCAPE, data), changes)
+        except (Rejection, KeyError):  # the same name twice in an object: which of the two was read?
+            message = "The provider's response cannot be edited."
+            raise Rejection(502, ErrorCode.PROVIDER_BAD_RESPONSE, message) from None
+    return splice(data, edits)
+
+
+def _edits(data: bytes, changes: Sequence[tuple[Path, bytes]]) -> list[Edit]:
+    places = Places(data)
+    return [Edit(*places.place(path), new) for path, new in changes]
 
 
 def found_texts(tree: object, strings: Mapping[str, str] = ANSWER_STRINGS) -> list[Text]:
@@ -77,7 +90,12 @@ def found_texts(tree: object, strings: Mapping[str, str] = ANSWER_STRINGS) -> li
     except RecursionError:
         message = "The provider's response is nested too deep."
         raise Rejection(502, ErrorCode.PROVIDER_BAD_RESPONSE, message) from None
-    return walk.texts
+    return [text for text in walk.texts if text.kind not in _SEALED or not _is_sealed(text)]
+
+
+def _is_sealed(text: Text) -> bool:
+    """Whether the vendor signed the text, or it is an inline file: neither is edited."""
+    return text.kind == "signed" or text.path[-1] == "data"
 
 
 class JsonEditor(ResponseEditor):
@@ -113,10 +131,9 @@ class JsonEditor(ResponseEditor):
             return plain(body, self._texts)
         changes = []
         for path, kind, value in found_texts(tree, self._strings):
-            if kind != "signed":
-                new = self._texts.whole(channel_kind(kind), value)
-                if new != value:
-                    changes.append((path, literal(new)))
+            new = self._texts.whole(channel_kind(kind), value)
+            if new != value:
+                changes.append((path, literal(new)))
         return replace(body, changes) if changes else body
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from extproc.dialects.dialect import Path
+from extproc.dialects.dialect import Path, Text
 from extproc.dialects.editing import channel_kind
 from extproc.dialects.spans import is_array, is_object
 from extproc.dialects.stream_editing import Last, Prefix, StreamEditor, Tree, nested, stable_key
@@ -13,6 +13,13 @@ from extproc.text import Channel
 
 _DELTA: Final = 3  # length of the path `choices[i].delta`
 _COMPLETE: Final = frozenset({"annotations"})  # members of a delta that come as a whole
+_CONTENT: Final = ("choices", 0, "delta", "content")
+_MEMBERS: Final = frozenset(
+    {
+        "choices", "created", "id", "model", "obfuscation", "object", "service_tier", "system_fingerprint", "usage",
+    }
+)  # fmt: skip
+_CHOICE_MEMBERS: Final = frozenset({"delta", "finish_reason", "index", "logprobs"})
 _NOT_REPEATED: Final = frozenset({"obfuscation"})  # padding that belongs to one chunk
 
 
@@ -30,6 +37,18 @@ class ChatStreamEditor(StreamEditor):
         inner = path[_DELTA:]
         key = inner if len(inner) == 1 else stable_key(choice["delta"], inner)
         return Channel((_index(choice, path[1]), *key), told)
+
+    def only_text(self, tree: Tree) -> Text | None:
+        """One choice that goes on, with nothing but content."""
+        choices = tree.get("choices")
+        if not is_array(choices) or len(choices) != 1 or not tree.keys() <= _MEMBERS:
+            return None
+        choice = choices[0]
+        if not is_object(choice) or not choice.keys() <= _CHOICE_MEMBERS or choice.get("finish_reason") is not None:
+            return None
+        delta = choice.get("delta")
+        content = delta.get("content") if is_object(delta) and len(delta) == 1 else None
+        return Text(_CONTENT, "text", content) if type(content) is str else None
 
     def ends(self, tree: Tree) -> Sequence[Prefix]:
         """A finish reason ends its choice."""

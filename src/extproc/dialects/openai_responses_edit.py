@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from extproc.dialects.dialect import DEFAULT_LIMITS, Path, ReadLimits
+from extproc.dialects.dialect import DEFAULT_LIMITS, Path, ReadLimits, Text
 from extproc.dialects.editing import ANSWER_STRINGS
 from extproc.dialects.stream_editing import ALL, Last, Prefix, StreamEditor, Tree, nested
 from extproc.dialects.texts import OPAQUE
@@ -20,6 +20,13 @@ from extproc.text import Channel, TextFilter
 RESPONSE_STRINGS: Final[Mapping[str, str]] = {**ANSWER_STRINGS, "result": OPAQUE}
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
 _PARTS: Final = ("content_index", "summary_index")
+_PATH: Final = ("delta",)
+_MEMBERS: Final = frozenset(
+    {
+        "content_index", "delta", "item_id", "logprobs", "obfuscation", "output_index", "sequence_number",
+        "summary_index", "type",
+    }
+)  # fmt: skip
 _SOUND: Final = frozenset({"response.audio.delta", "response.output_audio.delta"})
 _NUMBER: Final = "sequence_number"
 _NUMBER_PLACE: Final = re.compile(rb'(?<="sequence_number":)\s*(\d+)')
@@ -43,6 +50,13 @@ class ResponsesStreamEditor(StreamEditor):
             return None
         base = name.removesuffix(".delta")
         return Channel((*_part(tree), base, *path[1:]), "json" if base.endswith("arguments") else "text")
+
+    def only_text(self, tree: Tree) -> Text | None:
+        """A delta without any member that is not known."""
+        delta = tree.get("delta")
+        if type(delta) is not str or not tree.keys() <= _MEMBERS or self.is_sealed(tree):
+            return None
+        return Text(_PATH, "text", delta)
 
     def ends(self, tree: Tree) -> Sequence[Prefix]:
         """A `.done` event ends its own text, or all texts of its part or item; a terminal one ends all."""
@@ -74,6 +88,10 @@ class ResponsesStreamEditor(StreamEditor):
                 self._shift += 1
         self._last = max(self._last, at if type(own) is int else self._last)
         return [((_NUMBER,), b"%d" % (at + self._shift))] if self._shift and type(own) is int else []
+
+    def is_sealed(self, tree: Tree) -> bool:
+        """Sound."""
+        return _type(tree) in _SOUND
 
     def is_plain_delta(self, event: bytes) -> bool:
         """By its name, which the vendor always sends first."""

@@ -15,6 +15,8 @@ from extproc.errors import ErrorCode, Rejection
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 _DATA: Final = b"data:"
 _DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
+_BLANK_LAST: Final = re.compile(_BLANK_LINE.pattern + rb"\Z")
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BOM: Final = b"\xef\xbb\xbf"
 _LONGEST_END: Final = 4  # CRLF CRLF
 DEFAULT_EVENT_LIMIT: Final = 1 << 20
@@ -134,7 +136,7 @@ def data_place(event: bytes) -> tuple[int, int] | None:
 def with_data(event: bytes, data: bytes) -> bytes:
     """The event with other data; its other lines stay. Each line of `data` becomes a data line."""
     place = data_place(event)
-    parts = data.splitlines() or [b""]
+    parts = _LINE_END.split(data)
     if place is not None and len(parts) == 1:
         return event[: place[0]] + data + event[place[1] :]
     line_end = newline(event)
@@ -158,4 +160,4 @@ def newline(event: bytes) -> bytes:
 
 def is_closed(event: bytes) -> bool:
     """Whether an event ends with its blank line; only the last one of a stream may lack it."""
-    return event.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n\r\n", b"\r\n\n", b"\n\r"))
+    return _BLANK_LAST.search(event, max(0, len(event) - _LONGEST_END)) is not None

@@ -14,11 +14,12 @@ from typing import Final, NamedTuple, TypeAlias
 import orjson
 
 from extproc.dialects import sse
-from extproc.dialects.dialect import DEFAULT_LIMITS, Path, ReadLimits, ResponseEditor
+from extproc.dialects.dialect import DEFAULT_LIMITS, Path, ReadLimits, ResponseEditor, Text
 from extproc.dialects.editing import ANSWER_STRINGS, channel_kind, found_texts, loads, plain, replace
 from extproc.dialects.spans import is_array, is_object, literal
 from extproc.text import Channel, TextFilter
 
+Key: TypeAlias = tuple[str | int, ...]
 Prefix: TypeAlias = tuple[str | int, ...]
 """The beginning of channel keys: `(0,)` is every channel of choice 0, `()` every channel."""
 Tree: TypeAlias = dict[str, object]
@@ -53,7 +54,7 @@ class StreamEditor(ResponseEditor):
         """An event over the limit raises `Rejection` (502)."""
         self._texts = texts
         self._splitter = sse.Splitter(limits.event)
-        self._open: dict[tuple[str | int, ...], Last] = {}
+        self._open: dict[Key, Last] = {}
         self._trigger: bytes | None = getattr(texts, "trigger", None)
         self._closed = True  # whether what went out ends with a blank line
 
@@ -68,6 +69,14 @@ class StreamEditor(ResponseEditor):
     @abstractmethod
     def delta(self, last: Last, text: str) -> Tree:
         """One more delta with `text`, after the channel's last one."""
+
+    def only_text(self, tree: Tree) -> Text | None:
+        """The text of an event of the commonest shape, which ends nothing; None where any member is not known."""
+        return None
+
+    def is_sealed(self, tree: Tree) -> bool:
+        """Whether an event holds no text but what the vendor encoded: sound, for instance."""
+        return False
 
     def is_plain_delta(self, event: bytes) -> bool:
         """Whether an event surely holds no name and ends no channel; told without reading it, so false when in doubt."""
@@ -135,20 +144,23 @@ class StreamEditor(ResponseEditor):
 
     def _edit(self, tree: Tree, event: bytes) -> tuple[bytes, list[tuple[Path, bytes]]]:
         """The events to send before this one, and what changes in it."""
+        only = self.only_text(tree)
+        if only is not None:
+            return b"", self._grow(tree, only, event)
         pieces: list[_Piece] = []
-        latest: dict[tuple[str | int, ...], int] = {}  # channel -> its last piece in this event
+        latest: dict[Key, int] = {}  # channel -> its last piece in this event
         filtering = self._texts
-        for path, kind, value in found_texts(tree, self.strings):
+        for path, kind, value in () if self.is_sealed(tree) else found_texts(tree, self.strings):
             channel = self.channel(tree, path, kind)
             if channel is not None:
                 latest[channel.key] = len(pieces)
                 self._open[channel.key] = Last(channel, tree, path, event)
                 pieces.append(_Piece(path, value, filtering.piece(channel, value)))
-            elif kind != "signed":
+            else:
                 pieces.append(_Piece(path, value, filtering.whole(channel_kind(kind), value)))
         extras: list[tuple[Tree, bytes]] = []
         if self._open and (ended := self.ends(tree)):
-            behind: dict[tuple[str | int, ...], str] = dict.fromkeys(latest, "")
+            behind: dict[Key, str] = dict.fromkeys(latest, "")
             extras = self._flush(ended, behind)
             for key, text in behind.items():
                 if text:
@@ -158,7 +170,22 @@ class StreamEditor(ResponseEditor):
         changes += self.number(tree, [extra for extra, _ in extras])
         return b"".join([_render(*extra) for extra in extras]), changes
 
-    def _flush(self, ended: Sequence[Prefix], behind: dict[tuple[str | int, ...], str]) -> list[tuple[Tree, bytes]]:
+    def _grow(self, tree: Tree, only: Text, event: bytes) -> list[tuple[Path, bytes]]:
+        """What changes in an event that holds one text and ends nothing."""
+        path, kind, before = only
+        channel = self.channel(tree, path, kind)
+        if channel is None:
+            after = self._texts.whole(channel_kind(kind), before)
+        else:
+            after = self._texts.piece(channel, before)
+            if after != before or channel.key not in self._open:
+                self._open[channel.key] = Last(channel, tree, path, event)
+        changes = self.number(tree, ())
+        if after != before:
+            changes.append((path, literal(after)))
+        return changes
+
+    def _flush(self, ended: Sequence[Prefix], behind: dict[Key, str]) -> list[tuple[Tree, bytes]]:
         """End the channels that begin with one of `ended`; what they held back goes into `behind`, or is an extra delta."""
         extras = []
         for key in [key for key in self._open if any(key[: len(prefix)] == prefix for prefix in ended)]:
@@ -203,7 +230,7 @@ def nested(tree: object, path: Path, text: str) -> object:
     return text
 
 
-def stable_key(tree: object, path: Path) -> tuple[str | int, ...]:
+def stable_key(tree: object, path: Path) -> Key:
     """`path` with each position in an array replaced by the element's own `index`, where it has one."""
     key: list[str | int] = []
     for step in path:

@@ -53,6 +53,7 @@ _FREE_FORM: Final = {
     "metadata": "metadata",
     "operation": "tool_arguments",
 }
+_SIGNED: Final = {"thinking": "thinking", "reasoning.text": "text"}  # type of a part -> what its signature covers
 _STORED: Final = frozenset({"container_id", "file_id", "file_ids", "vector_store_ids"})
 _TOOL_STRINGS: Final[Mapping[str, str]] = {
     **{key: kind for key, kind in REQUEST_STRINGS.items() if kind == OPAQUE},
@@ -136,6 +137,8 @@ class Walk:
 
     def _part(self, part: dict[str, object], path: Path, kind: str) -> None:
         kind = _part_kind(part, kind)
+        if "signature" in part:
+            part = self._signed(part, path)
         get = self._strings.get
         for key, child in part.items():
             if type(child) is str:
@@ -148,6 +151,15 @@ class Walk:
                     self.stored.append((*path, key))
             elif type(child) in _HOLDERS:
                 self._member(key, child, (*path, key), kind)
+
+    def _signed(self, part: dict[str, object], path: Path) -> dict[str, object]:
+        """Take the one text that a signature covers out of a part; return what else there is in it."""
+        field = _SIGNED.get(str(part.get("type")), "")
+        text = part.get(field)
+        if type(text) is not str or not part["signature"] or type(part["signature"]) is not str:
+            return part
+        self.texts.append(Text((*path, field), "signed", text))
+        return {key: child for key, child in part.items() if key != field}
 
     def _member(self, key: str, value: object, path: Path, kind: str) -> None:
         """An object or an array that is a member; one in the place of an opaque string is looked into."""
@@ -238,14 +250,12 @@ class Walk:
 
 
 def _part_kind(part: dict[str, object], kind: str) -> str:
-    """What plain text in this message or part is: tool results say so by role or type, signed parts by a signature."""
+    """What plain text in this message or part is: tool results say so by role or type."""
     if part.get("role") in _TOOL_ROLES:
         return "tool_result"
     what = part.get("type")
     if type(what) is str and what.endswith(_RESULT_TYPES):
         return "tool_result"
-    if part.get("signature"):
-        return "signed"
     return kind
 
 

@@ -50,9 +50,11 @@ class CountTokens(msgspec.Struct, frozen=True):
 
 
 class Scanner(Protocol):
-    """A compiled profile of detectors. `version` stands for everything that decides what it finds."""
+    """A compiled profile of detectors."""
 
-    version: bytes  # 16 bytes
+    @property
+    def version(self) -> bytes:
+        """16 bytes that stand for everything that decides what it finds."""
 
     def scan(self, text: str, check: Check = never) -> tuple[Finding, ...]:
         """What is in `text`: findings by start, none of which overlap. Raises what a detector raises."""

@@ -204,13 +204,13 @@ def _is_final(reader: ResponseReader) -> bool:
 def _read(request: RequestView, model: str, size: int) -> Generator[Effect, object, int]:
     """Tokens of a request of `size` bytes: its texts are counted, and each image or file in it by a flat number."""
     try:
-        spans = list(islice(request.texts(), _MOST_TEXTS))
-    except (Rejection, RecursionError):  # nested deeper than texts can be found in
-        spans = []
-    if not spans:  # token ids, or nothing that can be found
+        found = list(islice(request.texts(), _MOST_TEXTS))
+    except Rejection:  # nested deeper than texts can be found in
+        found = []
+    if not found:  # token ids, or nothing that can be found
         return size // _BYTES_A_TOKEN
-    texts = [span.value for span in spans if span.kind != _ATTACHED]
-    return (len(spans) - len(texts)) * _TOKENS_ATTACHED + (yield from _count(model, texts))
+    texts = [text.value for text in found if text.kind != _ATTACHED]
+    return (len(found) - len(texts)) * _TOKENS_ATTACHED + (yield from _count(model, texts))
 
 
 def _count(model: str, texts: Sequence[str]) -> Generator[Effect, object, int]:

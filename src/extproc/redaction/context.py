@@ -1,7 +1,8 @@
 """Words that stand before a result and make it more likely: "SSN: 123…"; Presidio's rule, without reading it all.
 
-Presidio's enhancer looks at the last five words before a result, and at the word the result begins in, and raises the
-score where one of them contains one of the recognizer's context words. Words that say nothing are not counted.
+Presidio's enhancer looks at the last five words before a result, and at the word the result begins in (at the next one,
+where that says nothing), and raises the score where one of them contains one of the recognizer's context words. Words
+that say nothing are not counted.
 """
 
 from __future__ import annotations
@@ -17,10 +18,103 @@ WORDS: Final = 6
 """How many words are looked at: five, and the one in which the result begins (Presidio's default)."""
 
 STOP_WORDS: Final = frozenset(
-    "a about after all also am an and any are as at be been being but by can could did do does for from had has have he"
-    " her here him his how i if in into is it its just let like may me might must my no nor not of off on or our out"
-    " please shall she should so some such than that the their them then there these they this those to too very was"
-    " we were what when where which while who whom whose why will with would you your".split()
+    [
+        "a",
+        "about",
+        "after",
+        "all",
+        "also",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "being",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "he",
+        "her",
+        "here",
+        "him",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "just",
+        "let",
+        "like",
+        "may",
+        "me",
+        "might",
+        "must",
+        "my",
+        "no",
+        "nor",
+        "not",
+        "of",
+        "off",
+        "on",
+        "or",
+        "our",
+        "out",
+        "please",
+        "shall",
+        "she",
+        "should",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "to",
+        "too",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
 )
 """Words of English that say nothing, skipped when words are counted."""
 
@@ -44,13 +138,16 @@ class Context:
         return any(word in other for word in words for other in near)
 
     def _before(self, start: int) -> tuple[str, ...]:
-        """The last words up to the token that covers `start`, or comes next; lower case."""
+        """The last words up to the token that covers `start`, or comes next, and the word after that; lower case."""
         if self._token[0] <= start < self._token[1]:
             return self._words
         token = TOKEN.search(self._text, self._word_start(start))
         self._token = token.span() if token is not None else (len(self._text), len(self._text))
-        self._words = self._last(self._token[1])
-        return self._words
+        words = self._last(self._token[1])
+        if token is not None and not _tells(token.group()):
+            words += self._next(token.end())
+        self._words = words
+        return words
 
     def _word_start(self, start: int) -> int:
         """Where the word begins that `start` is inside of."""
@@ -62,11 +159,22 @@ class Context:
         size = _NEARBY
         while True:
             low = self._word_start(max(0, end - size))
-            words = [token.lower() for token in TOKEN.findall(self._text, low, end) if _is_word(token[0])]
-            telling = [word for word in words if word not in STOP_WORDS]
+            telling = [token.lower() for token in TOKEN.findall(self._text, low, end) if _tells(token)]
             if len(telling) >= WORDS or low == 0:
                 return tuple(telling[-WORDS:])
             size *= 2
+
+
+    def _next(self, start: int) -> tuple[str, ...]:
+        """The first word that says something at or behind `start`; lower case."""
+        for token in TOKEN.finditer(self._text, start):
+            if _tells(token.group()):
+                return (token.group().lower(),)
+        return ()
+
+
+def _tells(token: str) -> bool:
+    return _is_word(token[0]) and token.lower() not in STOP_WORDS
 
 
 def _is_word(char: str) -> bool:

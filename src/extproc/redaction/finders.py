@@ -52,10 +52,21 @@ def expression(number: int, gate: Gate) -> Expression:
 class Finder(Protocol):
     """Finds one kind of entity in the places where its gates matched."""
 
-    kind: str
-    name: str  # of the rule: where a finding comes from
-    context: tuple[str, ...]  # words that raise the score of a result they precede
-    gates: tuple[Gate, ...]
+    @property
+    def kind(self) -> str:
+        """Of every result."""
+
+    @property
+    def name(self) -> str:
+        """Of the rule: where a finding comes from."""
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Words (lower case) that raise the score of a result they precede."""
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """What the pass has to look for."""
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
         """Results in `text`. `hits`: by number of the gate, where matches may end; None: anywhere."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import regex
-from presidio_analyzer import PatternRecognizer
 
-from extproc.redaction.finders import Gate, Raw, Regex, confirm, distinct, starts_near, width
+from extproc.redaction.finders import Gate, Raw, confirm, distinct, starts_near, width
+from extproc.redaction.presidio import Recognizer
 from extproc.text import Check
 
 _FLAGS: Final = regex.DOTALL | regex.MULTILINE | regex.IGNORECASE
@@ -21,7 +21,7 @@ _GROUPS: Final = (3, 2, 1)  # of Presidio's expression: the longest reading firs
 class IbanFinder:
     """IBANs, in one piece or in groups. Satisfies `finders.Finder`."""
 
-    def __init__(self, recognizer: PatternRecognizer) -> None:
+    def __init__(self, recognizer: Recognizer) -> None:
         self.kind: str = recognizer.supported_entities[0]
         self.name: str = recognizer.name
         self.context: tuple[str, ...] = tuple(word.lower() for word in recognizer.context or ())

@@ -1,4 +1,4 @@
-"""How the small name model sees a text: its tokens, and what is known of one token without its neighbours.
+"""How the small name model sees a text: its tokens, what is known of one without its neighbours, and the weights file.
 
 Training and scanning share this module, so a token cannot mean one thing to one and another to the other. Any change
 to what is computed here needs a new `VERSION` and new weights.
@@ -6,11 +6,20 @@ to what is computed here needs a new `VERSION` and new weights.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from enum import IntFlag
 from typing import Final, NamedTuple
-from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float32]
 
 VERSION: Final = 1
 TOKEN: Final = re.compile(r" ?(?:[^\W\d_]+|\d+|[^\w\s]|_)|\s+")
@@ -27,6 +36,12 @@ MAX_PIECES: Final = 10
 LONGEST: Final = 24
 """Letters of a word that count; no name has more, and what follows would only fill the memo."""
 
+TAPS: Final = 5
+"""Tokens that the first layer looks at: two before, itself, two after."""
+REACHES: Final = (1, 2, 4)
+"""How far before and after the layers above look."""
+CLASSES: Final = 5
+"""Nothing, a person begins, goes on, a place begins, goes on."""
 NO_TOKEN: Final = "\0"
 """What stands before the first and after the last token of a text."""
 
@@ -51,12 +66,9 @@ class TokenFeatures(NamedTuple):
     pieces: tuple[int, ...]
 
 
-Lexicon = Mapping[int, int] | Callable[[int], int]
-
-
 def word_hash(word: str) -> int:
     """32 bits for a lower-cased word; lone surrogates are hashed as question marks."""
-    return crc32(word.encode("utf-8", "replace"))
+    return zlib.crc32(word.encode("utf-8", "replace"))
 
 
 def _case(body: str) -> int:
@@ -112,3 +124,84 @@ def features(token: str, known: Callable[[int], int]) -> TokenFeatures:
         return TokenFeatures(4 + hashed % (WORDS - 4), shape, known(hashed), _pieces(word))
     text = "0" * min(len(body), 6) if body[0].isdigit() else body
     return TokenFeatures(4 + word_hash(text) % (WORDS - 4), shape, 0, ())
+
+
+class Weights:
+    """The model in memory: tables of bytes with a scale for each column, layers as floating-point numbers.
+
+    `first` gives for a token what it contributes to each of the `TAPS` places around it; `layers` are (reach, matrix,
+    bias).
+    """
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        """ValueError where an array is missing or its shape or type is not what the others call for."""
+        self._arrays = arrays
+        self.width: Final = self._array("first_bias", np.float16, (None,)).shape[0]
+        size = self._array("words_scale", np.float32, (None,)).shape[0]
+        self.words: Final = self._array("words", np.int8, (WORDS, size))
+        self.words_scale: Final = self._floats("words_scale", np.float32, (size,))
+        self.pieces: Final = self._array("pieces", np.int8, (PIECES, size))
+        self.pieces_scale: Final = self._floats("pieces_scale", np.float32, (size,))
+        self.shapes: Final = self._floats("shapes", np.float16, (SHAPES, size))
+        self.known: Final = self._floats("known", np.float16, (KNOWLEDGE, size))
+        first = self._floats("first", np.float16, (TAPS * size, self.width))
+        swapped = first.reshape(TAPS, size, self.width).transpose(1, 0, 2)
+        self.first: Final = np.ascontiguousarray(swapped.reshape(size, TAPS * self.width))
+        self.first_bias: Final = self._floats("first_bias", np.float16, (self.width,))
+        self.layers: Final = [
+            (
+                reach,
+                self._floats(f"layer{at}", np.float16, (3 * self.width, self.width)),
+                self._floats(f"layer{at}_bias", np.float16, (self.width,)),
+            )
+            for at, reach in enumerate(REACHES)
+        ]
+        self.last: Final = self._floats("last", np.float16, (self.width, CLASSES))
+        self.last_bias: Final = self._floats("last_bias", np.float16, (CLASSES,))
+        self._hashes: Final = self._array("lexicon", np.uint32, (None,))
+        self._bits: Final = self._array("lexicon_bits", np.uint8, (len(self._hashes),))
+        if not np.isfinite(self.last).all() or (len(self._bits) and int(self._bits.max()) >= KNOWLEDGE):
+            raise ValueError("the weights hold values out of range")
+
+    def known_bits(self, hashed: int) -> int:
+        """`Known` bits of a word by its hash; 0 for a word that is not in the lexicon."""
+        at = int(self._hashes.searchsorted(np.uint32(hashed)))
+        return int(self._bits[at]) if at < len(self._hashes) and int(self._hashes[at]) == hashed else 0
+
+    def _array(self, name: str, kind: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[np.generic]:
+        found = self._arrays.get(name)
+        if found is None or found.dtype != kind or len(found.shape) != len(shape):
+            raise ValueError(f"the weights have no usable {name}")
+        if any(want is not None and want != have for want, have in zip(shape, found.shape, strict=True)):
+            raise ValueError(f"the shape of {name} is {found.shape}, not {shape}")
+        return found
+
+    def _floats(self, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> Floats:
+        return self._array(name, kind, shape).astype(np.float32)
+
+
+def digest(arrays: Mapping[str, Array]) -> bytes:
+    """SHA-256 over names, types, shapes and contents of all arrays but `digest` itself."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        if name != "digest":
+            array = np.ascontiguousarray(arrays[name])
+            sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            sha.update(array.tobytes())
+    return sha.digest()
+
+
+def load(data: bytes) -> Weights:
+    """The content of a weights file -> the model. ValueError: damaged, incomplete, or of another version."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError("the weights cannot be read") from error
+    stored = arrays.get("digest")
+    if stored is None or stored.tobytes() != digest(arrays):
+        raise ValueError("the weights are damaged: their digest differs")
+    version = arrays.get("version")
+    if version is None or version.shape != () or int(version) != VERSION:
+        raise ValueError(f"the weights are not of version {VERSION}; make them again with `make train-names`")
+    return Weights(arrays)

@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extproc.redaction.name_features import LONGEST, MAX_PIECES, NO_TOKEN, TOKEN, features
-from extproc.redaction.name_weights import TAPS, Weights, load
+from extproc.redaction.name_features import MAX_PIECES, NO_TOKEN, TAPS, TOKEN, Weights, features, load
 from extproc.text import Check, Finding, never
 
 Floats = npt.NDArray[np.float32]

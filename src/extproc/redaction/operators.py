@@ -107,6 +107,8 @@ class Operators:
         self._by_kind: Final = dict(by_kind)
         self.kinds: Final = frozenset(kind for kind, operator in by_kind.items() if not isinstance(operator, Allow))
         """Kinds of which anything becomes at all."""
+        self.reversible: Final = frozenset(kind for kind, one in by_kind.items() if isinstance(one, Pseudonym))
+        """Kinds that are restored."""
 
     def of(self, kind: str) -> Operator:
         """Raises `LookupError` for a kind that nobody has decided about: it must not pass by oversight."""
@@ -121,7 +123,8 @@ class Operators:
 
     def blocked(self, findings: Iterable[Finding]) -> tuple[str, ...]:
         """The kinds among `findings` that must not pass, each once, sorted."""
-        return tuple(sorted({one.kind for one in findings if isinstance(self.of(one.kind), Block)}))
+        kinds = {one.kind for one in findings}
+        return tuple(sorted([kind for kind in kinds if isinstance(self.of(kind), Block)]))
 
 
 def identifier(text: str) -> str:

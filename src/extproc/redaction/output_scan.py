@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from extproc.errors import ErrorCode, Rejection
 from extproc.redaction.operators import Allow, Block, Operators, Pseudonym
-from extproc.redaction.pseudonyms import NAME
+from extproc.redaction.pseudonyms import LITERAL, NAME
 from extproc.redaction.restore import Restorer
 from extproc.text import Channel, ChannelKind, Finding, TextFilter
 
@@ -33,12 +33,14 @@ Noted = Callable[[str, str], None]
 _PLACEHOLDER: Final = re.compile(f"<{NAME}>")
 _WORD: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_.-@:%&?~#$!*\\"
 """What words, keys, addresses and links are made of: ASCII, for text without spaces between words must go on too."""
+_SWALLOWED: Final = _WORD.removesuffix("\\")  # a backslash may belong to the quote behind it
 _BLOCK_BEGINS: Final = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY|PuTTY-User-Key-File-[0-9]")
 _BLOCK_ENDS: Final = re.compile(r"-----END [A-Z ]{0,40}PRIVATE KEY[A-Z ]{0,10}-----|Private-MAC: *[0-9a-fA-F]{32,}")
 _ESCAPE: Final = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[\"\\/bfnrt]"
 )
-_TOKEN: Final = re.compile(r'\\.|"|[^\s"{}\[\],:\\]+', re.DOTALL)  # of JSON: an escape, a quote, a part of a string or scalar
+_TOKEN: Final = re.compile(r'\\.|"|[^\s"{}\[\],:\\]+', re.DOTALL)
+"""Of JSON: an escape, a quote, a part of a string or a scalar."""
 _KEY_FOLLOWS: Final = re.compile(r'"\s*:')
 
 
@@ -54,9 +56,9 @@ class _Cell(NamedTuple):
 class _View:
     """A piece of a text as detectors see it: of a JSON document, with its escapes undone."""
 
-    def __init__(self, context: str, raw: str, *, json_text: bool) -> None:
-        before = _unescape(context)[0] if json_text else context
-        after, self.offsets = _unescape(raw) if json_text else (raw, None)
+    def __init__(self, context: str, raw: str, *, is_json: bool) -> None:
+        before = _unescape(context)[0] if is_json else context
+        after, self.offsets = _unescape(raw) if is_json else (raw, None)
         self.text: Final = before + after
         self.base: Final = len(before)
         self.raw: Final = raw
@@ -82,6 +84,20 @@ class _Stream:
         self.inside = False  # JSON: within a string, at `start`
         self.swallow = False  # the word at `start` is the rest of something that was found
 
+    def pass_over(self) -> None:
+        """Leave out the rest of a word that was found."""
+        if self.swallow and self.start < len(self.text):
+            kept = self.text[self.start :].lstrip(_SWALLOWED)
+            self.start = len(self.text) - len(kept)
+            self.swallow = not kept
+
+    def forget(self) -> None:
+        """Keep no more of what has gone on than the next window needs."""
+        begin = max(0, self.start - CONTEXT)
+        if begin:
+            self.text = self.text[begin:]
+            self.start -= begin
+
 
 class OutputScan:
     """A `text.TextFilter` that edits or stops what a detector finds; `inner` gets what is left, to restore originals.
@@ -90,8 +106,8 @@ class OutputScan:
     findings. In `json` channels the document stays valid: within strings escapes are kept whole, a number becomes a
     string, and of a finding over several members the values are edited. Identifiers pass unseen.
 
-    An operator that blocks makes a `Rejection` (400) that names the kinds: what comes before goes on first, and every
-    later call raises it again.
+    An operator that blocks makes a `Rejection` (400) that names the kinds. While a stream is under way what comes before
+    goes on first and the next call raises, as does every later one.
     """
 
     trigger: None = None
@@ -110,15 +126,14 @@ class OutputScan:
         `noted` is told kind and operator of each finding. `placeholder`: whether `<KIND_n>` is one of ours; by default
         those that `inner` restores. Raises `ValueError` for pseudonyms, which nobody could turn back.
         """
-        if any(isinstance(operators.of(kind), Pseudonym) for kind in operators.kinds):
+        if operators.reversible - {LITERAL}:
             raise ValueError("what a model says cannot have a pseudonym")
         self._scan: Final = scan
         self._operators: Final = operators
         self._inner: Final = inner
         self._noted: Final = noted
-        if placeholder is None:
-            placeholder = inner.knows if isinstance(inner, Restorer) else _is_none
-        self._placeholder: Final = placeholder
+        known = inner.knows if isinstance(inner, Restorer) else frozenset[str]().__contains__
+        self._placeholder: Final = placeholder or known
         self._streams: dict[Channel, _Stream] = {}
         self._stopped: Rejection | None = None
 
@@ -144,6 +159,7 @@ class OutputScan:
         self._raise_if_stopped()
         stream = self._streams.pop(channel, None)
         text = self._judge(stream, last=True) if stream is not None else ""
+        self._raise_if_stopped()  # nobody may call again
         if self._inner is None:
             return text
         return (self._inner.piece(channel, text) if text else "") + self._inner.end(channel)
@@ -164,15 +180,167 @@ class OutputScan:
     def _judge(self, stream: _Stream, *, last: bool) -> str:
         """What can go on, edited. At the end (`last`) that is everything."""
         parts: list[str] = []
-        while self._stopped is None:
-            rest = len(stream.text) - stream.start
-            if rest < stream.window and not (last and rest):
+        if last:
+            stream.pass_over()
+            if stream.start < len(stream.text):
+                parts.append(self._step(stream, len(stream.text) - stream.start, last=True))
+        while not last and self._stopped is None:
+            stream.pass_over()
+            if len(stream.text) - stream.start < stream.window:
                 break
-            parts.append(self._step(stream, last=last and rest < max(stream.window, len(stream.text))))
-        begin = max(0, stream.start - CONTEXT)
-        stream.text = stream.text[begin:]
-        stream.start -= begin
+            parts.append(self._step(stream, stream.window, last=False))
+        stream.forget()
         text = "".join(parts)
         if not text:
             self._raise_if_stopped()
         return text
+
+    def _step(self, stream: _Stream, size: int, *, last: bool) -> str:
+        """Judge one window, which has `size` characters that did not go on yet; nothing may go on by it."""
+        is_json = stream.kind == "json"
+        start = stream.start
+        view = _View(stream.text[max(0, start - CONTEXT) : start], stream.text[start : start + size], is_json=is_json)
+        cells, quotes = _cells(view, inside=stream.inside) if is_json else ((), ())
+        findings = self._found(view)
+        stop = len(view.text)
+        if not last:
+            forced = size >= LARGEST_WINDOW
+            stop = _stop(view, findings, cells, forced=forced)
+            if stop <= view.base:
+                stream.window *= 2
+                return ""
+            stream.window = WINDOW
+            stream.swallow = forced and any(one.start < stop < one.end for one in findings)
+        edited = self._edit(view, findings, cells if is_json else None, stop)
+        end = view.to_raw(stop)
+        stream.inside ^= bisect_left(quotes, end) % 2 == 1
+        stream.start += end
+        return edited
+
+    def _found(self, view: _View) -> list[Finding]:
+        text = view.text
+        findings = [one for one in self._scan(text) if one.end > view.base]
+        if findings and "<" in text:
+            for match in _PLACEHOLDER.finditer(text):
+                if self._placeholder(match[0]):
+                    findings = [part for one in findings for part in _outside(one, match.start(), match.end())]
+        return findings
+
+    def _edit(self, view: _View, findings: Sequence[Finding], cells: Sequence[_Cell] | None, stop: int) -> str:
+        """What goes on in place of the view up to `stop`. `cells`: None for plain text."""
+        parts: list[str] = []
+        at = view.base
+        for finding in findings:
+            if finding.start >= stop:
+                break
+            operator = self._operators.of(finding.kind)
+            if self._noted is not None:
+                self._noted(finding.kind, operator.name)
+            if isinstance(operator, Block):
+                self._stopped = _rejection(self._operators.blocked(findings))
+                stop = max(at, finding.start)
+                break
+            if isinstance(operator, Allow | Pseudonym):
+                continue
+            for start, end, quoted in _places(finding, cells, at, stop):
+                new = operator.apply(finding.kind, view.text[start:end])
+                if cells is not None:
+                    new = json.dumps(new, ensure_ascii=False)
+                parts += (view.raw[view.to_raw(at) : view.to_raw(start)], new[1:-1] if quoted else new)
+                at = end
+        parts.append(view.raw[view.to_raw(at) : view.to_raw(stop)])
+        return "".join(parts)
+
+
+def _stop(view: _View, findings: Sequence[Finding], cells: Sequence[_Cell], *, forced: bool) -> int:
+    """Up to where the view can go on; its base where nothing can."""
+    text, base = view.text, view.base
+    limit = view.from_raw(len(view.raw) - LOOK_AHEAD)
+    stop = limit
+    if text[limit] in _WORD:
+        stop = base + len(text[base:limit].rstrip(_WORD))
+    for begin in _BLOCK_BEGINS.finditer(text, base):
+        if begin.start() < stop and _BLOCK_ENDS.search(text, begin.end()) is None:
+            stop = begin.start()
+            break
+    for finding in findings:
+        if finding.start < stop < finding.end:
+            stop = finding.start
+    for cell in cells:
+        if not cell.quoted and cell.start < stop < cell.end:
+            stop = cell.start
+    if stop > base:
+        return stop
+    if forced:
+        return limit
+    ends = [one.end for one in findings if one.start <= base < one.end <= limit]
+    ends = [end for end in ends if all(cell.quoted or not cell.start < end < cell.end for cell in cells)]
+    return max(ends, default=base)
+
+
+def _places(finding: Finding, cells: Sequence[_Cell] | None, at: int, stop: int) -> Iterator[tuple[int, int, bool]]:
+    """What is replaced because of a finding: start, end, whether it is within the quotes of a JSON string."""
+    if cells is None:
+        yield max(at, finding.start), min(finding.end, stop), False
+        return
+    met = [cell for cell in cells if cell.start < finding.end and finding.start < cell.end]
+    for cell in met:
+        if cell.key and len(met) > 1:
+            continue
+        if cell.quoted:
+            start, end = max(at, finding.start, cell.start), min(finding.end, cell.end, stop)
+        else:
+            start, end = cell.start, min(cell.end, stop)
+        if at <= start < end:
+            yield start, end, cell.quoted
+            at = end
+
+
+def _cells(view: _View, *, inside: bool) -> tuple[list[_Cell], list[int]]:
+    """What may change in a JSON document, and where its quotes are in `view.raw`."""
+    cells: list[_Cell] = []
+    quotes: list[int] = []
+    raw, place = view.raw, view.from_raw
+    begun = 0
+    for token in _TOKEN.finditer(raw):
+        start = token.start()
+        if token[0] == '"':
+            quotes.append(start)
+            if inside:
+                key = _KEY_FOLLOWS.match(raw, start) is not None
+                cells.append(_Cell(place(begun), place(start), quoted=True, key=key))
+            inside, begun = not inside, token.end()
+        elif not inside:
+            cells.append(_Cell(place(start), place(token.end()), quoted=False, key=False))
+    if inside:
+        cells.append(_Cell(place(begun), place(len(raw)), quoted=True, key=False))
+    return cells, quotes
+
+
+def _unescape(raw: str) -> tuple[str, list[int] | None]:
+    """A piece of a JSON document without its escapes, and where each character of that began (None: where it is)."""
+    if "\\" not in raw:
+        return raw, None
+    parts: list[str] = []
+    offsets: list[int] = []
+    at = 0
+    for match in _ESCAPE.finditer(raw):
+        parts += (raw[at : match.start()], json.loads(f'"{match[0]}"'))
+        offsets += (*range(at, match.start()), match.start())
+        at = match.end()
+    offsets += range(at, len(raw) + 1)
+    return "".join((*parts, raw[at:])), offsets
+
+
+def _outside(finding: Finding, start: int, end: int) -> Iterator[Finding]:
+    """What is left of a finding without the characters from `start` to `end`."""
+    if finding.start < start:
+        yield finding._replace(end=min(finding.end, start))
+    if finding.end > end:
+        yield finding._replace(start=max(finding.start, end))
+
+
+def _rejection(kinds: tuple[str, ...]) -> Rejection:
+    named = ", ".join(kinds)
+    message = f"The answer was stopped, because your organisation does not let its content pass ({named})."
+    return Rejection(400, ErrorCode.POLICY_CONTENT_BLOCKED, message, detail=named)

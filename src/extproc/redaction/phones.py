@@ -1,6 +1,8 @@
 """Phone numbers, by Google's metadata for the regions that were configured, run only where digits stand close.
 
-A number with a country code is found for every region; one without only if it is valid in a configured region.
+A number with a country code is found whatever the regions; one without where it is valid in one of them, or of a
+possible length and announced ("call me at"). Presidio's recognizer takes an IP address for a phone number, the digits of
+a fraction and short bare numbers; here they are none.
 """
 
 from __future__ import annotations
@@ -11,52 +13,94 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-import phonenumbers
-from phonenumbers import PhoneMetadata, PhoneNumberMatcher
+from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, Leniency, PhoneMetadata, PhoneNumberMatcher
 
+from extproc.redaction.context import Context
 from extproc.redaction.finders import Gate, Range, Raw, distinct
 from extproc.text import Check
 
 KIND: Final = "PHONE_NUMBER"
 
-_FEWEST: Final = 5  # digits in a row that are worth a look
+_PLUS: Final = "+\uff0b"
 _GATE: Final = r"\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4}"
-_CLUSTER: Final = re.compile(r"[+＋(\[（［]{0,2}\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4,}")
-_MARGIN: Final = 40  # characters on either side that the matcher may take into account, an extension for one
-_MEMO: Final = 4096  # clusters of which the outcome is remembered
+_PLUS_GATE: Final = rf"[{_PLUS}]\D{{0,3}}\d(?:[^A-Za-z0-9\n\r]{{0,4}}\d){{4}}"
+_CLUSTER: Final = re.compile(r"[+\uff0b(\[\uff08\uff3b]{0,2}\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4,}")
+_EXTENSION: Final = re.compile(
+    r"[^\n\d]{0,12}?(?:xt|\uff58\uff54|\u0434\u043e\u0431|anexo|int|\uff49\uff4e\uff54|[x\uff58#\uff03~\uff5e;])[^\n\d]{0,16}",
+    re.IGNORECASE,
+)  # between a number and its extension
+_BEFORE: Final = 12  # characters before a cluster that the matcher looks at, at most
+_BEHIND: Final = 40  # characters behind one: an extension
+_QUAD: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})")
+_FRACTION: Final = re.compile(r"\d\.\d+")
+_BARE: Final = 7  # digits that a number without a country code has at least, where nothing announces it
+_NATIONAL: Final = range(7, 16)  # digits of a number that is announced
+_UNSUPPORTED: Final = 0.3  # the score of what needs a word before it: below the least that counts
+_ANNOUNCED: Final = ("phone", "mobile", "call", "fax", "whatsapp", "dial", "sms", "telefon")
+_MEMO: Final = 4096  # stretches of text of which the outcome is remembered
 _KINDS: Final = (
     "fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan",
     "voicemail",
 )  # fmt: skip
 
 
-class PhoneFinder:
-    """Phone numbers of some regions (ISO 3166 codes). Satisfies `finders.Finder`.
+class _Region:
+    """What can be known of a stretch of text before Google's matcher is run on it for a region."""
 
-    What was found in a cluster of digits is remembered for the next few thousand, under a keyed digest of the cluster;
+    def __init__(self, name: str) -> None:
+        metadata = PhoneMetadata.metadata_for_region(name, None)
+        if metadata is None:
+            raise ValueError(f"{name!r} is not a region with phone numbers")
+        # A number is valid if it is one of any region with the same country code, as Canada has that of the US.
+        shared = [
+            PhoneMetadata.metadata_for_region(region, None) for region in COUNTRY_CODE_TO_REGION_CODE[metadata.country_code]
+        ]
+        kinds = [getattr(region, kind) for region in shared if region is not None for kind in _KINDS]
+        patterns = {kind.national_number_pattern for kind in kinds if kind is not None and kind.national_number_pattern}
+        abroad = metadata.international_prefix
+        self.name: Final = name
+        self.any: Final = re.compile("|".join([*sorted(patterns), *([abroad] if abroad else [])]))
+        # A region in which parsing adds digits to what is written: there is no telling by what is written.
+        self.rewrites: Final = re.fullmatch(r"(?:\\\d+)?", metadata.national_prefix_transform_rule or "") is None
+
+    def possible(self, digits: str) -> bool:
+        """Whether some of these digits are a valid number of the region, or dial another country."""
+        return self.rewrites or self.any.search(digits) is not None
+
+
+class PhoneFinder:
+    """Numbers that are valid in some regions (ISO 3166 codes). Satisfies `finders.Finder`.
+
+    What was found in a stretch of text is remembered for the next few thousand, under a keyed digest of the stretch;
     the digits themselves are not kept. Raises `ValueError` for a region that is not known.
     """
 
-    def __init__(self, regions: Sequence[str], score: float, context: tuple[str, ...], leniency: int = 1) -> None:
-        self.kind: Final = KIND
-        self.name: Final = "phones"
+    kind: Final = KIND
+
+    def __init__(self, regions: Sequence[str], score: float, context: tuple[str, ...]) -> None:
+        self.name: str = "phones"
         self.context: Final = context
-        self.gates: Final = (Gate(_GATE, single=True),)
+        self.gates: tuple[Gate, ...] = (Gate(_GATE, single=True),)
         self._score: Final = score
-        self._leniency: Final = leniency
-        self._shortest: Final = {region: shortest(region) for region in regions}
+        self._leniency = Leniency.VALID
+        self._regions: Final = tuple(_Region(region) for region in regions)
         self._key: Final = secrets.token_bytes(16)
         self._memo: dict[bytes, tuple[Range, ...]] = {}
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
-        """Numbers that are valid in one of the regions."""
+        """Numbers as they are written in one of the regions, or with a country code."""
         found: list[Raw] = []
         for begin, end in _stretches(text):
-            found.extend((begin + start, begin + stop, self._score) for start, stop in self._known(text[begin:end]))
+            for start, stop in self._spans(text, begin, end):
+                bare = text[start] not in _PLUS and _digits(text[start:stop]) < _BARE
+                found.append((start, stop, _UNSUPPORTED if bare else self._score))
             check()
         return distinct(found)
 
-    def _known(self, stretch: str) -> tuple[Range, ...]:
+    def _spans(self, text: str, begin: int, end: int) -> Iterator[Range]:
+        """The numbers in a stretch, in offsets of the text."""
+        stretch = text[begin:end]
         digest = hashlib.blake2b(stretch.encode(errors="surrogatepass"), digest_size=16, key=self._key).digest()
         spans = self._memo.pop(digest, None)
         if spans is None:
@@ -64,38 +108,85 @@ class PhoneFinder:
         self._memo[digest] = spans  # at the end: the oldest goes first
         if len(self._memo) > _MEMO:
             self._memo.pop(next(iter(self._memo)), None)
-        return spans
+        for start, stop in spans:
+            if not _is_other(text, begin + start, begin + stop):
+                yield (begin + start, begin + stop)
 
     def _numbers(self, stretch: str) -> tuple[Range, ...]:
-        most = max(sum(char.isdecimal() for char in cluster.group()) for cluster in _CLUSTER.finditer(stretch))
-        international = "+" in stretch or "\uff0b" in stretch
         spans: set[Range] = set()
-        for region, fewest in self._shortest.items():
-            if most >= fewest or international:
-                matches = PhoneNumberMatcher(stretch, region, leniency=self._leniency)
-                spans.update((match.start, match.end) for match in matches)
+        for region in self._due(stretch):
+            matches = PhoneNumberMatcher(stretch, region.name, leniency=self._leniency)
+            spans.update((match.start, match.end) for match in matches)
         return tuple(sorted(spans))
 
+    def _due(self, stretch: str) -> list[_Region]:
+        """The regions whose numbers may be in a stretch; one at least where a country code may be."""
+        digits = "".join(str(int(char)) for char in stretch if char.isdecimal())
+        due = [region for region in self._regions if region.possible(digits)]
+        if not due and any(plus in stretch for plus in _PLUS):
+            due = list(self._regions[:1])
+        return due
 
-def shortest(region: str) -> int:
-    """The digits of the shortest valid number of a region. Raises `ValueError` for one that is not known."""
-    metadata = PhoneMetadata.metadata_for_region(region, None)
-    if metadata is None:
-        raise ValueError(f"{region!r} is not a region with phone numbers")
-    lengths = (getattr(metadata, kind).possible_length for kind in _KINDS if getattr(metadata, kind) is not None)
-    return min((length for each in lengths for length in each if length > 0), default=_FEWEST)
+
+class PossiblePhoneFinder(PhoneFinder):
+    """Numbers of a possible length, valid or not: after a `+`, or where words before say that it is a phone number.
+
+    Many numbers that people write are not in the metadata: new ranges, typing errors, made-up examples.
+    """
+
+    def __init__(self, regions: Sequence[str], score: float) -> None:
+        super().__init__(regions, score, _ANNOUNCED)
+        self.name = "possible_phones"
+        self.gates = (Gate(_PLUS_GATE, single=True), Gate(_GATE, single=True, context=True))
+        self._leniency = Leniency.POSSIBLE
+
+    def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
+        """Numbers with a `+`, and with less than the least score those that need a word before them."""
+        found: list[Raw] = []
+        words = Context(text)
+        for begin, end in _stretches(text):
+            announced = any(
+                words.supports(number.start(), _ANNOUNCED) for number in _CLUSTER.finditer(text, begin, end)
+            )
+            if not announced and not any(plus in text[begin:end] for plus in _PLUS):
+                continue
+            for start, stop in self._spans(text, begin, end):
+                if text[start] in _PLUS:
+                    found.append((start, stop, self._score))
+                elif _digits(text[start:stop]) in _NATIONAL and _DATE.fullmatch(text, start, stop) is None:
+                    found.append((start, stop, _UNSUPPORTED))
+            check()
+        return distinct(found)
+
+    def _due(self, stretch: str) -> list[_Region]:
+        return list(self._regions)
+
+
+def _digits(value: str) -> int:
+    return sum(char.isdecimal() for char in value)
+
+
+def _is_other(text: str, start: int, end: int) -> bool:
+    """Whether digits are an IP address, or what follows a decimal point."""
+    if _QUAD.fullmatch(text, start, end) is not None:
+        return True
+    return start > 1 and _FRACTION.fullmatch(text, start - 2, end) is not None
 
 
 def _stretches(text: str) -> Iterator[Range]:
-    """Clusters of digits with what may belong to them; clusters that stand close to each other as one."""
-    first = last = -1
-    for cluster in _CLUSTER.finditer(text):
-        begin, end = max(0, cluster.start() - _MARGIN), min(len(text), cluster.end() + _MARGIN)
-        if begin <= last:
-            last = end
-            continue
-        if last >= 0:
-            yield (first, last)
-        first, last = begin, end
-    if last >= 0:
-        yield (first, last)
+    """Clusters of digits, each with what may belong to it; a number and its extension as one."""
+    clusters = _CLUSTER.finditer(text)
+    cluster = next(clusters, None)
+    last = 0
+    while cluster is not None:
+        first, end = cluster.span()
+        lone = _QUAD.fullmatch(cluster.group()) is not None
+        cluster = next(clusters, None)
+        while cluster is not None and _EXTENSION.fullmatch(text, end, cluster.start()) is not None:
+            end = cluster.end()
+            lone = False
+            cluster = next(clusters, None)
+        if not lone:
+            limit = cluster.start() if cluster is not None else len(text)
+            yield (max(last, first - _BEFORE), min(limit, end + _BEHIND))
+        last = end

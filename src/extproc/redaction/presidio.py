@@ -8,9 +8,8 @@ import it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Protocol, cast
 
 import presidio_analyzer.predefined_recognizers as predefined
 import re2
@@ -45,7 +44,42 @@ _EMAIL_LOCAL: Final = r"(?r)[!#$%&'*+\-/=?^_`{|}~\.\w]+"
 _EMAIL_DOMAIN: Final = r"@\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+\b"
 
 
-def recognizers(kinds: frozenset[str]) -> list[PatternRecognizer]:
+class Part(Protocol):
+    """An expression of a recognizer (Presidio's `Pattern`)."""
+
+    regex: str
+    score: float
+
+
+class Result(Protocol):
+    """What a recognizer finds (Presidio's `RecognizerResult`)."""
+
+    start: int
+    end: int
+    score: float
+
+
+class Recognizer(Protocol):
+    """What is used of a recognizer (Presidio's `PatternRecognizer`)."""
+
+    name: str
+    supported_entities: list[str]
+    supported_language: str
+    context: list[str] | None
+    patterns: list[Part]
+    global_regex_flags: int
+
+    def analyze(self, text: str, entities: list[str], nlp_artifacts: object = None, /) -> list[Result] | None:
+        """All that it finds."""
+
+    def validate_result(self, value: str, /) -> bool | None:
+        """Whether a match is right for certain (True), or wrong (False)."""
+
+    def invalidate_result(self, value: str, /) -> bool | None:
+        """Whether a match is wrong for certain."""
+
+
+def recognizers(kinds: frozenset[str]) -> list[Recognizer]:
     """Presidio's pattern recognizers for English that find one of `kinds`, in the order of its registry.
 
     Those that its default registry has switched on come as the registry makes them; others are made with their
@@ -53,14 +87,12 @@ def recognizers(kinds: frozenset[str]) -> list[PatternRecognizer]:
     """
     registry = RecognizerRegistry()
     registry.load_predefined_recognizers(languages=[LANGUAGE])
-    found: list[PatternRecognizer] = []
-    for recognizer in registry.get_recognizers(language=LANGUAGE, all_fields=True):
-        if isinstance(recognizer, PatternRecognizer):
-            found.append(recognizer)
+    registered = registry.get_recognizers(language=LANGUAGE, all_fields=True)
+    found = [cast("Recognizer", recognizer) for recognizer in registered if isinstance(recognizer, PatternRecognizer)]
     known = {type(recognizer) for recognizer in found}
     for other in vars(predefined).values():
         if isinstance(other, type) and issubclass(other, PatternRecognizer) and other not in known:
-            made = other()
+            made = cast("Callable[[], Recognizer]", other)()
             if made.supported_language == LANGUAGE:
                 found.append(made)
     chosen = [recognizer for recognizer in found if kinds.intersection(recognizer.supported_entities)]
@@ -73,7 +105,7 @@ def recognizers(kinds: frozenset[str]) -> list[PatternRecognizer]:
 class PresidioFinder:
     """One recognizer of Presidio: its expressions, its checks, its scores. Satisfies `finders.Finder`."""
 
-    def __init__(self, recognizer: PatternRecognizer, threshold: float) -> None:
+    def __init__(self, recognizer: Recognizer, threshold: float) -> None:
         self.kind: str = recognizer.supported_entities[0]
         self.name: str = recognizer.name
         self.context: tuple[str, ...] = tuple(word.lower() for word in recognizer.context or ())
@@ -146,7 +178,7 @@ class EmailFinder(PresidioFinder):
     The public suffixes come from the snapshot in tldextract's package; nothing is ever fetched.
     """
 
-    def __init__(self, recognizer: PatternRecognizer, threshold: float) -> None:
+    def __init__(self, recognizer: Recognizer, threshold: float) -> None:
         super().__init__(recognizer, threshold)
         self._suffixes: Final = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
         self._local: Final = regex.compile(_EMAIL_LOCAL)
@@ -183,7 +215,7 @@ class EmailFinder(PresidioFinder):
 class UrlFinder(PresidioFinder):
     """Links, by Presidio's expressions run by RE2: the engine they are written for takes seconds on a hostile text."""
 
-    def __init__(self, recognizer: PatternRecognizer, threshold: float) -> None:
+    def __init__(self, recognizer: Recognizer, threshold: float) -> None:
         super().__init__(recognizer, threshold)
         self.gates = tuple(gate._replace(single=True) for gate in self.gates)
 
@@ -203,7 +235,7 @@ class UrlFinder(PresidioFinder):
         return compiled
 
 
-def finder(recognizer: PatternRecognizer, threshold: float) -> PresidioFinder:
+def finder(recognizer: Recognizer, threshold: float) -> PresidioFinder:
     """The finder that runs a recognizer. `threshold`: the least score that counts."""
     if recognizer.name == "EmailRecognizer":
         return EmailFinder(recognizer, threshold)

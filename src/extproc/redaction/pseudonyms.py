@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from operator import attrgetter
 from typing import Final
 
-from extproc.redaction.operators import Allow, Block, Blocked, Irreversible, Operators, Pseudonym, identifier
+from extproc.redaction.operators import Blocked, Irreversible, Operators, Pseudonym, identifier
 from extproc.redaction.resolve import resolve
 from extproc.text import Finding
 
@@ -22,10 +22,10 @@ NAME: Final = r"[A-Z][A-Z0-9_]{0,31}_(?:[1-9][0-9]{0,8}|[a-z][a-z0-9]{11})"
 
 _PLACEHOLDER: Final = re.compile(f"<({NAME})>")
 _BARE: Final = re.compile(NAME)
-_CODE_ALPHABET: Final = "abcdefghijkmnpqrstuvwxyz23456789"  # 32: without the pairs 0 o and 1 l, which are mistaken
-_CODE_LENGTH: Final = 12
+_LETTERS: Final = "abcdefghijkmnpqr"
 _SHORTEST_REPEAT: Final = 6
-_MOST_REPEATS: Final = 256
+_MOST_REPEATS: Final = 100
+_CERTAIN: Final = 1.0
 
 
 class Pseudonyms:
@@ -39,8 +39,9 @@ class Pseudonyms:
     looks like one that does is a value itself: `<LITERAL_n>`. So each placeholder in what goes out stands for one text.
 
     A value that was found once is found again, character for character, in this text and the later ones, where
-    detectors that lean on the words around it may not see it; single words are left out, for they may be ordinary
-    words elsewhere, as are values of less than 6 characters and all after the first 256 (`repeated` counts).
+    detectors that lean on the words around it may not see it (`repeated` counts). Left out are what was found with the
+    score 1, which says that it is found wherever it stands; single words, for they may be ordinary ones elsewhere; values
+    of less than 6 characters; and all after the first 100.
     """
 
     def __init__(self, key: bytes | None = None, tenant: str = "", *, repeats: bool = True) -> None:
@@ -126,7 +127,10 @@ class Pseudonyms:
         return name
 
     def _literals(self, text: str) -> str:
-        return _PLACEHOLDER.sub(self._literal, text) if "<" in text else text
+        if "<" not in text:
+            return text
+        changed = _PLACEHOLDER.sub(self._literal, text)
+        return text if changed == text else changed
 
     def _literal(self, match: re.Match[str]) -> str:
         if match[1] in self._values:
@@ -137,34 +141,26 @@ class Pseudonyms:
     def _name(self, kind: str, value: str) -> str:
         name = self._names.get((kind, value))
         if name is None:
-            names = self._numbered(kind) if self._key is None else self._coded(self._key, kind, value)
-            name = next(one for one in names if one not in self._reserved and one not in self._values)
+            attempt = self._numbers.get(kind, 0) if self._key is None else 0
+            while True:
+                attempt += 1
+                code = attempt if self._key is None else _code(self._key, attempt, (self._tenant, kind, value))
+                name = f"{kind}_{code}"
+                if name not in self._reserved and name not in self._values:
+                    break
+            self._numbers[kind] = attempt
             self._names[kind, value] = name
             self._values[name] = value
         return name
 
-    def _numbered(self, kind: str) -> Iterator[str]:
-        for number in count(self._numbers.get(kind, 0) + 1):
-            self._numbers[kind] = number
-            yield f"{kind}_{number}"
-
-    def _coded(self, key: bytes, kind: str, value: str) -> Iterator[str]:
-        """59 bits of HMAC-SHA-256 (RFC 2104). Where two values meet, the later one takes the next of its codes."""
-        parts = [part.encode("utf-8", "surrogatepass") for part in (self._tenant, kind, value)]
-        told = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        for attempt in count():
-            bits = int.from_bytes(hmac.digest(key, attempt.to_bytes(4, "big") + told, "sha256")[:8], "big")
-            letters = [_CODE_ALPHABET[bits & 15]]  # a letter: what begins with a digit looks like a number
-            for place in range(1, _CODE_LENGTH):
-                letters.append(_CODE_ALPHABET[bits >> (5 * place - 1) & 31])
-            yield f"{kind}_{''.join(letters)}"
-
     def _with_repeats(self, text: str, findings: Sequence[Finding], operators: Operators) -> Sequence[Finding]:
         for finding in findings:
-            value = text[finding.start : finding.end]
-            if len(self._known) < _MOST_REPEATS and _can_repeat(value):
-                if not isinstance(operators.of(finding.kind), Allow | Block):
+            if finding.score < _CERTAIN and len(self._known) < _MOST_REPEATS:
+                value = text[finding.start : finding.end]
+                if _can_repeat(value) and finding.kind in operators.kinds:
                     self._known.setdefault(value, finding.kind)
+        if not self._known:
+            return findings
         more = [
             Finding(kind, start, start + len(value), 0.0, "repeat")
             for value, kind in self._known.items()
@@ -176,6 +172,15 @@ class Pseudonyms:
             return findings
         self.repeated += len(more)
         return resolve((*findings, *more))
+
+
+def _code(key: bytes, attempt: int, what: tuple[str, ...]) -> str:
+    """59 bits of HMAC-SHA-256 (RFC 2104) in base32 (RFC 4648), which has no 0 and no 1. `attempt` counts on where a code is taken by another value or a literal."""
+    parts = [part.encode("utf-8", "surrogatepass") for part in what]
+    told = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    digest = hmac.digest(key, attempt.to_bytes(4, "big") + told, "sha256")
+    first = _LETTERS[digest[-1] & 15]  # what begins with a digit looks like a number
+    return first + base64.b32encode(digest[:7])[:11].decode("ascii").lower()
 
 
 def _check(text: str, findings: Sequence[Finding]) -> None:

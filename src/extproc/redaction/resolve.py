@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from typing import TypeAlias
+from itertools import pairwise
+from operator import attrgetter
+from typing import Final, TypeAlias
 
 from extproc.text import Finding
 
+_PLACE: Final = attrgetter("start", "end")
 _Piece: TypeAlias = tuple[int, int, int]  # the rank of its finding, start, end
 
 
@@ -18,15 +21,11 @@ def resolve(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     so that the order in which they come does not matter. A loser keeps what is left of it: a part of something
     sensitive is sensitive. Overlapping findings of one kind that end up side by side become one. O(n log n).
     """
-    ordered = sorted(findings, key=_by_place)
-    if all(left.end <= right.start for left, right in zip(ordered, ordered[1:], strict=False)):
+    ordered = sorted(findings, key=_PLACE)
+    if all(left.end <= right.start for left, right in pairwise(ordered)):
         return tuple(finding for finding in ordered if finding.start < finding.end)
     ordered.sort(key=_by_worth)
     return tuple(_join(ordered, _sweep(ordered)))
-
-
-def _by_place(finding: Finding) -> tuple[int, int]:
-    return finding.start, finding.end
 
 
 def _by_worth(finding: Finding) -> tuple[float, int, str, int, str]:

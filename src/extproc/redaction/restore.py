@@ -15,37 +15,38 @@ _PLACEHOLDER: Final = re.compile(f"<({NAME})>")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _PART_OF_ESCAPE: Final = r"\\(?:u(?:0(?:0(?:3)?)?)?)?"
 # What matters in a JSON document, from left to right; text between is of no account. A group for each: a placeholder's
-# name; a beginning of one, or of an escape, at the end of the text; the rest are escapes and quotes.
+# name; a beginning of one, or of an escape, at the end of the text; the rest are escapes, with text after them, and quotes.
 _JSON: Final = re.compile(
     rf"(?:<|\\u003[cC])({NAME})(?:>|\\u003[eE])"
     rf"|((?:<|\\u003[cC])[A-Za-z0-9_]{{0,50}}(?:{_PART_OF_ESCAPE})?\Z|{_PART_OF_ESCAPE}\Z)"
-    r'|\\.|"',
+    r'|\\[^u](?:[^"<\\]++|\\[^u])*+|\\u|"',
     re.DOTALL,
 )
 _ESCAPED_BRACKET: Final = r"\u003"
 _LT: Final = "<"
 _CLOSED: Final = ("", False)
-TRIGGER: Final = b"<\\"
 
 
 class Restorer:
-    """A `text.TextFilter` that knows the placeholders of one request (`Pseudonyms.table`). One per answer.
+    r"""A `text.TextFilter` that knows the placeholders of one request (`Pseudonyms.table`). One per answer.
 
     Only placeholders of that table are restored, spelled exactly so: what the model makes up, and what stood in the
     request as it was, is text. Of a channel only a last part is held back that is the beginning of one of them.
 
     `text`: `<KIND_n>`. `name`: an identifier that is a placeholder as a whole. `json`: inside a string the value is put
-    in escaped, so that the document stays what it was, whatever the value holds; `\\u003cKIND_n\\u003e` is the same
+    in escaped, so that the document stays what it was, whatever the value holds; `\u003cKIND_n\u003e` is the same
     placeholder. Outside a string, where a placeholder is no JSON at all (a model that was asked for a number writes
     `{"card": <CREDIT_CARD_1>}`), the value becomes a number if it is one and a string otherwise: as it stands it could
     only fail, and put in bare a value could bring members of its own into the document.
 
-    `trigger`: while `holding` is false, a piece whose encoded form has none of these bytes comes back as it is, and the
-    filter need not be asked; None: it always must be. A backslash is among them because an escape may be cut, and
+    `trigger`: while `holding` is false, a piece of a `text` or `json` channel whose encoded form has none of these bytes
+    comes back as it is, and the filter need not be asked. A backslash is among them because an escape may be cut, and
     because quotes in a document that travels as a string are escaped.
 
     `restored` counts values put back, `emitted` those and placeholders that were not known, where they came uncut.
     """
+
+    trigger: Final = b"<\\"
 
     def __init__(self, table: Mapping[str, str]) -> None:
         """`table`: placeholder -> value; keys without brackets stand for whole identifiers."""
@@ -54,7 +55,6 @@ class Restorer:
         self._sorted: Final = sorted(self._values)
         self._held: dict[Channel, str] = {}  # never empty texts
         self._documents: dict[Channel, tuple[str, bool]] = {}  # what is held back, whether a string is open there
-        self.trigger: Final = None if self._identifiers else TRIGGER
         self.restored = 0
         self.emitted = 0
 
@@ -95,12 +95,13 @@ class Restorer:
         """A complete text -> the text with its originals, the very same object where it has none."""
         if kind == "name":
             return self._identifier(text)
-        if kind == "text":
-            return _PLACEHOLDER.sub(self._value, text) if _LT in text else text
-        if _LT not in text and _ESCAPED_BRACKET not in text:
+        if _LT not in text and (kind == "text" or _ESCAPED_BRACKET not in text):
             return text
         before = self.restored
-        out, _, _ = self._json(text, inside=False, last=True)
+        if kind == "text":
+            out = _PLACEHOLDER.sub(self._value, text)
+        else:
+            out, _, _ = self._json(text, inside=False, last=True)
         return text if self.restored == before else out
 
     def _text(self, channel: Channel, text: str) -> str:
@@ -157,8 +158,6 @@ class Restorer:
 
     def _tail(self, tail: str) -> bool:
         """Whether the end of a piece has to wait: it may become a placeholder, or a part of an escape is missing."""
-        if tail[0] == "\\" and len(tail) <= len(_ESCAPED_BRACKET):
-            return True
         name, slash, _ = tail.removeprefix(_LT if tail[0] == _LT else tail[:6]).partition("\\")
         return name in self._values if slash else self._begins(name)
 

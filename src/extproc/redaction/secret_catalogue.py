@@ -7,6 +7,7 @@ in the store under the package's version; a worker that finds it there does not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,38 +25,33 @@ _OWN: Final = "a rule of our own does it with a tighter judge"
 _BYTES: Final = "written for bytes, and matches any hexadecimal or long word"
 _BROAD: Final = "its name part is any `key`, `secret` or `token`; the rules for assignments judge these"
 
+
+def _because(reason: str, identifiers: str) -> dict[str, str]:
+    return dict.fromkeys(identifiers.split(), reason)
+
+
 EXCLUDED: Final[dict[str, str]] = {
-    **dict.fromkeys(
-        (
-            "adobe-client-id algolia-application-id artifactory-jfrog-url asana-client-id auth0-client-id.1 auth0-domain.1 "
-            "azure-client-id azure-storage-account-name azure-tenant-id bitbucket-client-id browserstack-username.1 "
-            "clickhouse-cloud-key-id cloudflare-account-id.1 cloudinary-api-key cloudinary-cloud-name discord-client-id "
-            "ebay-client-id lark-app-id linkedin-client-id looker-client-id messagebird-client-id miro-client-id "
-            "mux-access-token-id.1 paypal-client-id.1 plaid-client-id planetscale-id plivo-auth-id polymarket-address "
-            "polymarket-passphrase salesforce-instance-url.1 sendbird-access-id snowflake-account-host.1 "
-            "supabase-project-url tableau-personal-access-token-name.1 tableau-server-host.1 upstash-redis-rest-url.1 "
-            "wiz-client-id.1 zoho-client-id.1 ovh-application-key"
-        ).split(),
+    **_because(
         _IDENTIFIER,
+        "adobe-client-id algolia-application-id artifactory-jfrog-url asana-client-id auth0-client-id.1 auth0-domain.1 "
+        "azure-client-id azure-storage-account-name azure-tenant-id bitbucket-client-id browserstack-username.1 "
+        "clickhouse-cloud-key-id cloudflare-account-id.1 cloudinary-api-key cloudinary-cloud-name discord-client-id "
+        "ebay-client-id lark-app-id linkedin-client-id looker-client-id messagebird-client-id miro-client-id "
+        "mux-access-token-id.1 paypal-client-id.1 plaid-client-id planetscale-id plivo-auth-id polymarket-address "
+        "polymarket-passphrase salesforce-instance-url.1 sendbird-access-id snowflake-account-host.1 "
+        "supabase-project-url tableau-personal-access-token-name.1 tableau-server-host.1 upstash-redis-rest-url.1 "
+        "wiz-client-id.1 zoho-client-id.1 ovh-application-key veles.secrets/hcpclientcredentials-client-id "
+        "veles.secrets/packagistorgreadtoken-repository veles.secrets/packagistorgupdatetoken-repository",
     ),
-    "veles.secrets/hcpclientcredentials-client-id": _IDENTIFIER,
-    "veles.secrets/packagistorgreadtoken-repository": _IDENTIFIER,
-    "veles.secrets/packagistorgupdatetoken-repository": _IDENTIFIER,
-    "gcp-application-default-credentials": _DOCUMENT,
-    "gcp-service-account": _DOCUMENT,
-    "kubernetes-secret-yaml": _DOCUMENT,
-    **dict.fromkeys(
-        (
-            "generic-credential-uri mongodb-connection-string jwt jwt-base64 private-key curl-auth-header curl-auth-user "
-            "hashicorp-tf-password telegram-bot-api-token vault-service-token"
-        ).split(),
+    **_because(_DOCUMENT, "gcp-application-default-credentials gcp-service-account kubernetes-secret-yaml"),
+    **_because(
         _OWN,
+        "generic-credential-uri mongodb-connection-string jwt jwt-base64 private-key curl-auth-header curl-auth-user "
+        "hashicorp-tf-password aws-session-token telegram-bot-api-token vault-service-token "
+        "veles.secrets/bitbucketcredentials veles.secrets/codecatalystcredentials veles.secrets/codecommitcredentials",
     ),
-    **dict.fromkeys("deepseek-api-key kimi-api-key voyageai-api-key zai-api-key".split(), _BYTES),
-    **dict.fromkeys("alibaba-secret-key alibaba-sts-access-key-secret aws-secret-access-key".split(), _BROAD),
-    "veles.secrets/bitbucketcredentials": _OWN,
-    "veles.secrets/codecatalystcredentials": _OWN,
-    "veles.secrets/codecommitcredentials": _OWN,
+    **_because(_BYTES, "deepseek-api-key kimi-api-key voyageai-api-key zai-api-key"),
+    **_because(_BROAD, "alibaba-secret-key alibaba-sts-access-key-secret aws-secret-access-key"),
 }
 """Ids (without the source's prefix `betterleaks.`) that are left out, and why."""
 
@@ -66,6 +62,7 @@ _ENDS: Final = (
     r"""(?:[\x60'"\s;]|\\[nr]|$|\b)""",
 )
 _END: Final = r"(?:[^0-9A-Za-z_/+-]|$)"
+_LONG: Final = re.compile(r"\{(\d+),\d{4,}\}")  # RE2 counts to 1,000
 _INLINE: Final = "(?x)"  # free spacing: RE2 has no such mode
 
 
@@ -99,11 +96,7 @@ def read_package() -> tuple[CatalogueRule, ...]:
     import kingfisher_sdk
 
     rules = kingfisher_sdk.Rules(confidence="low", cache=False)  # its own cache would be written to the home directory
-    return tuple(
-        rule
-        for entry in rules.metadata()
-        if (rule := _read(rules.detail(entry["id"]))) is not None
-    )
+    return tuple(rule for entry in rules.metadata() if (rule := _read(rules.detail(entry["id"]))) is not None)
 
 
 def short_id(identifier: str) -> str:
@@ -120,6 +113,7 @@ def _curated(rules: tuple[CatalogueRule, ...]) -> tuple[CatalogueRule, ...]:
 
 
 def _widened(pattern: str) -> str:
+    pattern = _LONG.sub(r"{\1,}", pattern)
     for end in _ENDS:
         if pattern.endswith(end):
             return pattern.removesuffix(end) + _END
@@ -143,7 +137,11 @@ def _read(detail: dict[str, Any]) -> CatalogueRule | None:
             case {
                 "kind": "unary",
                 "operator": "!",
-                "node": {"kind": "call", "callee": {"value": "matchesAny"}, "arguments": [_, {"nodes": [{"value": one}]}]},
+                "node": {
+                    "kind": "call",
+                    "callee": {"value": "matchesAny"},
+                    "arguments": [_, {"nodes": [{"value": one}]}],
+                },
             }:
                 require.append(str(one))
     pattern = str(detail["detection_regex"])

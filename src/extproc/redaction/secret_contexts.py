@@ -10,11 +10,15 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 
+COUNTED: Final = 64
+
+
 class Context(NamedTuple):
     """One rule: the first group that took part is the value, without groups the whole match is.
 
     `again`: after a value that the judge turned down the search goes on inside of it, since what looked like a value
-    may be the name of the next assignment.
+    may be the name of the next assignment. Such a value is counted up to `COUNTED` characters, which keeps a hostile
+    text cheap; the detector follows a longer one to its end.
     """
 
     id: str
@@ -27,10 +31,11 @@ class Context(NamedTuple):
 _START: Final = r"(?:^|[^A-Za-z0-9_-]|\\[nrt])"
 _QUOTE: Final = r"[\\'\"`]{0,4}"
 _ANNOTATION: Final = r"(?:[ \t]{0,2}:[ \t]{0,2}[A-Za-z_][A-Za-z0-9_.\[\]|]{0,24})?"
-_ASSIGN: Final = rf"{_QUOTE}{_ANNOTATION}[ \t]{{0,4}}(?:=>|:=|==?|:|\bis\b|\bwas\b)(?:[ \t]|\\?\n){{0,4}}[brf]?"
-_TOKEN: Final = r"([A-Za-z0-9_+/.~:%@!-]{10,512}={0,3})"
-_BARE: Final = r"[^\s\"'`,;<>()\\]{6,128}"
-_TOKEN_NAMES: Final = (
+_ASSIGN: Final = rf"{_QUOTE}{_ANNOTATION}[ \t]{{0,4}}(?:=>|:=|==?|:|\bis\b:?|\bwas\b:?)(?:[ \t]|\\?\n){{0,4}}"
+_OPEN: Final = r"(?:[brf]{0,2}[\\'\"`(]{1,4})?"  # a string may have a prefix: b"..."
+_VALUE: Final = r"([A-Za-z0-9_+/.~:%@!-]{10,64}={0,3})"
+_BARE: Final = r"[^\s\"'`,;<>()\\]{6,64}"
+_NAMES_OF_KEYS: Final = (
     r"api[_.\- ]?(?:key|token|secret)|access[_.\- ]?(?:key|token)(?:[_.\- ]?(?:id|secret|value))?|"
     r"secret(?:[_.\- ]?(?:access|api|app))?[_.\- ]?(?:key|token|value)|(?:client|app|application|consumer|shared|webhook|"
     r"signing|jwt|token|session|oauth|cookie|api|bot|master|account|hmac)[_.\- ]?(?:secret|key)|"
@@ -39,7 +44,7 @@ _TOKEN_NAMES: Final = (
     r"(?:private|encryption|encrypt|decryption|service|storage|subscription|license|licence|ssh|wallet)[_.\- ]?key|"
     r"auth[_.\- ]?key|credentials?|\bsecret|\btoken"
 )
-_PASSWORD_NAMES: Final = (
+_NAMES_OF_WORDS: Final = (
     r"pass(?:word|wd|phrase|code)s?|passwrd|pswd|pwd|(?:[_.-]|\b)pass(?:[_.-]?(?:enc|prod|dev))?|(?:[_.-]|\b)pw|passwort|"
     r"contrase[n?]a|mot[_ ]de[_ ]passe|senha"
 )
@@ -58,7 +63,7 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "PRIVATE_KEY",
         "block",
         r"-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}(?:(?:\s|\\[nr])+[A-Za-z][A-Za-z-]{2,30}: "
-        r"[^\n\\]{1,200}){0,8}(?:(?:\s|\\[nr])+[A-Za-z0-9+/]{16,}={0,2})+",
+        r"[^\n\\]{1,100}){0,8}(?:(?:\s|\\[nr])+[A-Za-z0-9+/]{16,}={0,2})+",
     ),
     Context(
         "putty-private-key",
@@ -107,7 +112,7 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "bearer-token",
         "BEARER_TOKEN",
         "assigned",
-        r"(?i)\b(?:bearer|jwt)[ \t]{1,3}([A-Za-z0-9._~+/-]{16,512}={0,2})",
+        r"(?i)\b(?:bearer|jwt)[ \t]{1,3}([A-Za-z0-9._~+/-]{16,64}={0,2})",
         again=True,
     ),
     Context(
@@ -116,7 +121,7 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "assigned",
         rf"(?i)\b(?:proxy-|x-)?auth(?:orization|entication)?{_QUOTE}[ \t]{{0,3}}[:=,][ \t]{{0,3}}[\\'\"`f]{{0,4}}"
         r"(?:(?:bearer|basic|token|apikey|api-key|key|negotiate|digest|sso-key|genie\s?key)[ \t]{1,3})?"
-        r"([A-Za-z0-9._~+/-]{12,512}={0,2})",
+        r"([A-Za-z0-9._~+/-]{12,64}={0,2})",
         again=True,
     ),
     Context(
@@ -124,7 +129,7 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "BEARER_TOKEN",
         "assigned",
         r"(?i)\b(?:sessionid|session_id|session|sid|phpsessid|jsessionid|connect\.sid|asp\.net_sessionid|auth_token|"
-        r"[a-z0-9_-]{1,30}[_-]session(?:[_-]token)?)=([A-Za-z0-9%._~+/-]{16,512}={0,2})",
+        r"[a-z0-9_-]{1,30}[_-]session(?:[_-]token)?)=([A-Za-z0-9%._~+/-]{16,64}={0,2})",
         again=True,
     ),
     Context(
@@ -132,13 +137,13 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "BEARER_TOKEN",
         "key",
         r"(?i)[?&;](?:x-amz-signature|x-goog-signature|x-amz-security-token|sig|signature|hdnts|code|awsaccesskeyid)="
-        r"([A-Za-z0-9%+/_=-]{32,512})",
+        r"([A-Za-z0-9%+/_=-]{32,})",
     ),
     Context(
         "assigned-token",
         "API_KEY",
         "assigned",
-        rf"(?i)(?:{_TOKEN_NAMES})s?{_OF}{_ASSIGN}[\\'\"`(]{{0,4}}{_TOKEN}",
+        rf"(?i)(?:{_NAMES_OF_KEYS})s?{_OF}{_ASSIGN}{_OPEN}{_VALUE}",
         again=True,
     ),
     Context(  # the shape of environment variables
@@ -146,22 +151,22 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "API_KEY",
         "assigned",
         rf"\b[A-Z][A-Z0-9_]{{1,40}}_(?:KEY|TOKEN|SECRET|PAT|AUTH|CREDENTIALS?|DSN){_QUOTE}[ \t]{{0,3}}[:=][ \t]{{0,3}}"
-        rf"[\\'\"`]{{0,4}}{_TOKEN}",
+        rf"[\\'\"`]{{0,4}}{_VALUE}",
         again=True,
     ),
     Context(
         "option-token",
         "API_KEY",
         "assigned",
-        rf"(?i)--?[a-z-]{{0,30}}(?:token|secret|api-?key|access-?key|auth-?key)[ =][\\'\"`]{{0,2}}{_TOKEN}",
+        rf"(?i)--?[a-z-]{{0,30}}(?:token|secret|api-?key|access-?key|auth-?key)[ =][\\'\"`]{{0,2}}{_VALUE}",
         again=True,
     ),
     Context(
         "assigned-password",
         "PASSWORD",
         "password",
-        rf"(?i)(?:{_PASSWORD_NAMES}){_OF}{_ASSIGN}"
-        rf"(?:\\?\"([^\"\\\n]{{6,128}})\\?\"|\\?'([^'\\\n]{{6,128}})\\?'|`([^`\\\n]{{6,128}})`|({_BARE}))",
+        rf"(?i)(?:{_NAMES_OF_WORDS}){_OF}{_ASSIGN}(?:[brf]{{0,2}}(?:\\?\"([^\"\\\n]{{6,}})\\?\"|\\?'([^'\\\n]{{6,}})\\?'|"
+        rf"`([^`\\\n]{{6,}})`)|({_BARE}))",
         again=True,
     ),
     Context(
@@ -196,6 +201,6 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "API_KEY",
         "assigned",
         r"(?i)<(?:[a-z0-9]{1,20}:)?[a-z0-9_.-]{0,30}(?:secret|token|api-?key|access-?key)(?: [^<>]{0,100})?>"
-        r"([^<>\s]{10,512})</",
+        r"([^<>\s]{10,})</",
     ),
 )

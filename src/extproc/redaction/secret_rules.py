@@ -16,9 +16,13 @@ from extproc.text import DatabaseStore
 
 KINDS: Final = frozenset({"API_KEY", "PRIVATE_KEY", "JWT", "CONNECTION_STRING", "PASSWORD", "BEARER_TOKEN"})
 
-_BEFORE: Final = r"(?:\b|\\[nrt])"  # `\n` as two characters: JSON that was not decoded
+# Escapes that were not decoded: of JSON and shells (`\n`, `\u003d`), of URLs (`%3D`), colours of a terminal.
+_BEFORE: Final = r"(?:\b|\\[abefnrtv0]|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}|%[0-9A-Fa-f]{2}|\x1b\[[0-9;]{0,12}m)"
 _AFTER: Final = r"(?:[^0-9A-Za-z_-]|$)"
-_ASSIGNED: Final = re.compile(r"\[\\s'\"\]\{0,3\}|\[\\s\\S\]|\(\?:\.\|\[\\n\\r\]\)")  # the catalogue's ways to say: near a name
+_ASSIGNED: Final = re.compile(
+    r"\[\\s'\"\]\{0,3\}|\[\\s\\S\]|\(\?:\.\|\[\\n\\r\]\)"
+)  # the catalogue's ways to say: near a name
+_MAX_ENTROPY: Final = 3.0  # bits a character: some rules ask for more than a random key of 32 hexadecimals may have
 _PASSWORDS: Final = re.compile(r"password|passphrase")
 _KEYS: Final = re.compile(r"polymarket-private-key")
 
@@ -76,4 +80,12 @@ def _from_catalogue(found: tuple[CatalogueRule, ...]) -> Iterator[Rule]:
         name = short_id(rule.id)
         kind = "PASSWORD" if _PASSWORDS.search(name) else "PRIVATE_KEY" if _KEYS.search(name) else "API_KEY"
         judge = "named" if _ASSIGNED.search(rule.pattern) else "key"
-        yield Rule(name, kind, rule.pattern, judge, entropy=rule.entropy, group=rule.group, require=rule.require)
+        yield Rule(
+            name,
+            kind,
+            rule.pattern,
+            judge,
+            entropy=min(rule.entropy, _MAX_ENTROPY),
+            group=rule.group,
+            require=rule.require,
+        )

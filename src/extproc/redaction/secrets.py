@@ -7,16 +7,20 @@ character outside of ASCII is a `?` to the rules and itself to the judges, so th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 import re2
 
+from extproc.redaction.secret_contexts import COUNTED
 from extproc.redaction.secret_filters import JUDGES, entropy
 from extproc.redaction.secret_gate import Gate
 from extproc.redaction.secret_rules import KINDS, Rule, rules
 from extproc.text import Check, DatabaseStore, Finding, never
 
+_REST_OF_KEY: Final = re.compile(r"[A-Za-z0-9_+/.~:%@!=-]*")
+_REST_OF_PASSWORD: Final = re.compile(r"[^\s\"'`,;<>()\\]*")
 _TRAILING: Final = ".:,;"  # no secret ends in these where nothing closes it; a sentence does
 
 
@@ -33,9 +37,7 @@ class SecretDetector:
             raise ValueError(f"no kinds of secrets: {', '.join(sorted(unknown))}")
         every = rules(store)
         self._gate: Final = Gate([rule.pattern for rule in every], store)
-        self._matchers: Final = tuple(
-            _Matcher(rule) if kinds is None or rule.kind in kinds else None for rule in every
-        )
+        self._matchers: Final = tuple(_Matcher(rule) if kinds is None or rule.kind in kinds else None for rule in every)
 
     def scan(self, text: str, check: Check = never) -> list[Finding]:
         """All secrets in `text`, by start; none lies within another. `check` is called before each rule that runs."""
@@ -50,44 +52,43 @@ class SecretDetector:
 
 
 class _Matcher:
-    """One rule and its pattern, compiled when it is first needed: most never are."""
+    """One rule with its pattern compiled: all at the start, since each costs a call that comes later milliseconds."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule: Final = rule
         self._judge: Final = JUDGES[rule.judge]
-        self._pattern: re2._Regexp | None = None
-        self._required: tuple[re2._Regexp, ...] = ()
+        self._pattern: Final = _compiled(rule.pattern)
+        self._required: Final = tuple(_compiled(required) for required in rule.require)
+        self._groups: Final = (rule.group,) if rule.group else tuple(range(1, self._pattern.groups + 1))
 
     def find(self, text: str, data: bytes, check: Check) -> Iterator[Finding]:
         """What the rule finds in `text`, which is `data` but for its characters outside of ASCII."""
-        pattern = self._pattern or self._compiled()
         rule, position = self._rule, 0
-        match = pattern.search(data, position)
+        match = self._pattern.search(data, position)
         while match is not None:
             start, end = self._span(match)
-            end = _trimmed(text, start, end)
-            score = self._score(text[start:end])
+            score = self._score(text[start : _trimmed(text, start, end)])
             if score is not None:
+                if rule.again and end - start == COUNTED:
+                    end = self._whole(text, end)
+                end = _trimmed(text, start, end)
                 yield Finding(rule.kind, start, end, score, rule.id)
-            inside = score is None and rule.again
-            position = max(position + 1, start + 1 if inside else end)
+            position = max(position + 1, start if score is None and rule.again else end)
             check()
-            match = pattern.search(data, position)
+            match = self._pattern.search(data, position)
 
-    def _compiled(self) -> re2._Regexp:
-        options = re2.Options()
-        options.encoding = re2.Options.Encoding.LATIN1  # bytes are characters
-        options.log_errors = False
-        self._required = tuple(re2.compile(required.encode(), options) for required in self._rule.require)
-        self._pattern = compiled = re2.compile(self._rule.pattern.encode(), options)
-        return compiled
+    def _whole(self, text: str, end: int) -> int:
+        """Where the value ends that the pattern stopped counting at `end`."""
+        rest = (_REST_OF_PASSWORD if self._rule.kind == "PASSWORD" else _REST_OF_KEY).match(text, end)
+        return end if rest is None else rest.end()
 
     def _span(self, match: re2._Match) -> tuple[int, int]:
-        if self._rule.group:
-            return match.span(self._rule.group)
-        groups = match.re.groups
-        spans = (match.span(group) for group in range(1, groups + 1))
-        return next((span for span in spans if span[0] >= 0), match.span(0))
+        for group in self._groups:
+            span: tuple[int, int] = match.span(group)
+            if span[0] >= 0:
+                return span
+        whole: tuple[int, int] = match.span(0)
+        return whole
 
     def _score(self, value: str) -> float | None:
         rule = self._rule
@@ -98,6 +99,13 @@ class _Matcher:
             if not all(required.search(data) for required in self._required):
                 return None
         return self._judge(value)
+
+
+def _compiled(pattern: str) -> re2._Regexp:
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1  # bytes are characters
+    options.log_errors = False
+    return re2.compile(pattern.encode(), options)
 
 
 def _trimmed(text: str, start: int, end: int) -> int:

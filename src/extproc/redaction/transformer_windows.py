@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -77,9 +78,33 @@ def unite(findings: Iterable[Finding]) -> list[Finding]:
     return united
 
 
+def with_context(text: str, span: tuple[int, int], most: int) -> tuple[int, int]:
+    """The span and up to `most` characters on either side, in whole words where that is possible."""
+    start, end = span
+    before = 0
+    if start > most:
+        places = range(start - most, start)
+        before = next((place for place in places if _is_between_words(text, place)), start - most)
+    after = len(text) if end + most >= len(text) else _between_words(text, end, end + most)
+    return before, after
+
+
+def touching(findings: Iterable[Finding], ranges: list[tuple[int, int]]) -> list[Finding]:
+    """Those of the findings that share a character with one of the ranges, which are by start and do not overlap."""
+    starts = [start for start, _ in ranges]
+    kept = []
+    for finding in findings:
+        at = bisect_left(starts, finding.end) - 1
+        if at >= 0 and ranges[at][1] > finding.start:
+            kept.append(finding)
+    return kept
+
+
 def _between_words(text: str, low: int, high: int) -> int:
-    """The last place in `low` to `high` that is not within a word; `high` where there is none."""
-    for place in range(high, low, -1):
-        if not (text[place - 1].isalnum() and text[place].isalnum()):
-            return place
-    return high
+    """The last place after `low` and up to `high` that is not within a word; `high` where there is none."""
+    return next((place for place in range(high, low, -1) if _is_between_words(text, place)), high)
+
+
+def _is_between_words(text: str, place: int) -> bool:
+    """Whether the characters on both sides of `place`, which is not an end of the text, are not of one word."""
+    return not (text[place - 1].isalnum() and text[place].isalnum())

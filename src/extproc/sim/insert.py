@@ -13,7 +13,7 @@ from extproc.sim.answer import SimAnswer
 from extproc.sim.text import pieces_of
 
 _EVENT_END: Final = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
-_DATA: Final = re.compile(rb"^data:[ ]?(\{.*\})\r?$", re.MULTILINE)
+_DATA: Final = re.compile(rb"^data:[ ]?(\{.*\})(?=\r?$)", re.MULTILINE)
 _LONG_ENOUGH: Final = 2  # a shorter whole text cannot be told from a constant
 
 

@@ -39,7 +39,7 @@ def _views(data: bytes, depth: int) -> Iterator[bytes]:
             except binascii.Error:
                 continue
             if _is_text(inner):
-                yield from _views(inner, min(depth - 1, 1))
+                yield from _views(inner, min(depth - 1, 2))
 
 
 def _unescaped(data: bytes) -> bytes:

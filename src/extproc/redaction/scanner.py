@@ -1,0 +1,84 @@
+"""A profile's detectors as one: what they find, without what the profile does not care about, and without overlaps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from extproc.redaction.resolve import resolve
+from extproc.text import Check, Detector, Finding, never
+
+_VERSION_BYTES: Final = 16
+_FORMAT: Final = b"findings 1"  # changes whenever the same detectors would give other findings
+
+
+class ScanSettings(msgspec.Struct, frozen=True):
+    """What a profile cares about.
+
+    `kinds`: only these are kept. `allow`: values that are never an entity, whatever their case. `identity`: bytes that
+    stand for everything the detectors were made from (their settings, weights, versions of packages). `inline`: the
+    most characters that are scanned on the event loop; 0 where every scan takes long.
+    """
+
+    kinds: frozenset[str]
+    allow: tuple[str, ...] = ()
+    identity: bytes = b""
+    inline: int = 4000
+
+
+class TextScanner:
+    """Fits `effects.Scanner`. Immutable; as safe with threads as its detectors."""
+
+    def __init__(self, detectors: Sequence[Detector], settings: ScanSettings) -> None:
+        self._detectors: Final = tuple(detectors)
+        self._kinds: Final = settings.kinds
+        self._allowed: Final = frozenset(entry.casefold() for entry in settings.allow)
+        self._inline: Final = settings.inline
+        self.version: Final = _version(detectors, settings)
+
+    def scan(self, text: str, check: Check = never) -> tuple[Finding, ...]:
+        """What is in `text`: findings by start, none of which overlap, none that begins or ends with white space.
+
+        Raises what a detector raises, what `check` raises, and `ValueError` for a finding that is not in the text.
+        """
+        found: list[Finding] = []
+        for detector in self._detectors:
+            found += detector.scan(text, check)
+            check()
+        kept = [one for one in found if one.kind in self._kinds]
+        if not kept:
+            return ()
+        for one in kept:
+            if not 0 <= one.start < one.end <= len(text):
+                raise ValueError(f"a detector of {one.kind} found something that is not in the text")
+        if self._allowed:
+            kept = [one for one in kept if text[one.start : one.end].casefold() not in self._allowed]
+        return tuple(trimmed for one in resolve(kept) if (trimmed := _trim(one, text)) is not None)
+
+    def is_long(self, texts: Sequence[str]) -> bool:
+        """Whether scanning these takes so long that the event loop should not wait for it."""
+        return sum(map(len, texts)) > self._inline
+
+
+def _trim(finding: Finding, text: str) -> Finding | None:
+    """What is left of a finding that another one won from may begin or end with white space, or be nothing else."""
+    value = text[finding.start : finding.end]
+    start, end = finding.start + len(value) - len(value.lstrip()), finding.end - len(value) + len(value.rstrip())
+    if start >= end:
+        return None
+    return finding if end - start == len(value) else finding._replace(start=start, end=end)
+
+
+def _version(detectors: Sequence[Detector], settings: ScanSettings) -> bytes:
+    digest = hashlib.blake2b(digest_size=_VERSION_BYTES)
+    names = [f"{type(one).__module__}.{type(one).__qualname__}".encode() for one in detectors]
+    words = [
+        word.encode("utf-8", "surrogatepass") for group in (sorted(settings.kinds), settings.allow) for word in group
+    ]
+    counts = b"%d %d %d" % (len(names), len(settings.kinds), len(settings.allow))
+    for part in (_FORMAT, counts, *names, *words, settings.identity):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.digest()

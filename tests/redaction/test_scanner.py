@@ -1,0 +1,124 @@
+"""Several detectors as one."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+
+from extproc.errors import BudgetExceededError
+from extproc.redaction.scanner import ScanSettings, TextScanner
+from extproc.text import Check, Finding, never
+
+
+class Words:
+    """Finds a pattern."""
+
+    def __init__(self, kind: str, pattern: str, score: float = 0.9) -> None:
+        self._kind = kind
+        self._pattern = re.compile(pattern)
+        self._score = score
+
+    def scan(self, text: str, check: Check = never) -> list[Finding]:
+        return [Finding(self._kind, *match.span(), self._score) for match in self._pattern.finditer(text)]
+
+
+class Fixed:
+    """Finds what it was told."""
+
+    def __init__(self, *findings: Finding) -> None:
+        self._findings = findings
+
+    def scan(self, text: str, check: Check = never) -> list[Finding]:
+        return list(self._findings)
+
+
+MAIL, LINK = Words("EMAIL_ADDRESS", r"\w+@\w+\.org"), Words("URL", r"\w+\.org", 1.0)
+BOTH = ScanSettings(frozenset({"EMAIL_ADDRESS", "URL"}))
+
+
+def test_findings_are_resolved():
+    """In order, without overlaps: the better one wins."""
+    found = TextScanner((MAIL, LINK), BOTH).scan("see b.org or ann@a.org")
+
+    assert (
+        Finding("URL", 4, 9, 1.0),
+        Finding("EMAIL_ADDRESS", 13, 17, 0.9),
+        Finding("URL", 17, 22, 1.0),
+    ) == found
+
+
+def test_kinds_that_nobody_asked_for_take_nothing_away():
+    """They are gone before anything is resolved."""
+    only = ScanSettings(frozenset({"EMAIL_ADDRESS"}))
+
+    assert (Finding("EMAIL_ADDRESS", 0, 9, 0.9),) == TextScanner((MAIL, LINK), only).scan("ann@a.org")
+
+
+def test_allowed_values_are_no_findings():
+    """Whatever their case; what overlaps one is still found."""
+    allowing = msgspec.structs.replace(BOTH, allow=("B.org", "A.ORG", "Straße"))
+
+    assert (Finding("EMAIL_ADDRESS", 6, 15, 0.9),) == TextScanner((MAIL, LINK), allowing).scan("b.org ann@a.org")
+    assert () == TextScanner((Words("URL", "STRASSE"),), allowing).scan("STRASSE")
+
+
+def test_remains_have_no_white_space_around_them():
+    """Of a finding that lost a part; one that has nothing else left is gone."""
+    found = (Finding("A", 0, 9, 0.5), Finding("B", 0, 3, 1.0), Finding("B", 4, 7, 1.0))
+
+    assert (Finding("B", 0, 3, 1.0), Finding("B", 4, 7, 1.0), Finding("A", 8, 9, 0.5)) == TextScanner(
+        (Fixed(*found),), ScanSettings(frozenset("AB"))
+    ).scan("Ann Lee x")
+
+
+@pytest.mark.parametrize("span", [(-1, 2), (1, 1), (2, 1), (0, 9)])
+def test_impossible_findings_are_an_error(span):
+    """A detector that is wrong about places is not believed."""
+    with pytest.raises(ValueError, match="A"):
+        TextScanner((Fixed(Finding("A", *span, 1.0)),), ScanSettings(frozenset("A"))).scan("text")
+
+
+def test_errors_of_detectors_come_through():
+    """And the check is asked after each of them."""
+
+    class Broken:
+        def scan(self, text: str, check: Check = never) -> list[Finding]:
+            raise RuntimeError("broken")
+
+    def over() -> None:
+        raise BudgetExceededError("time is up")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        TextScanner((MAIL, Broken()), BOTH).scan("ann@a.org")
+    with pytest.raises(BudgetExceededError):
+        TextScanner((MAIL,), BOTH).scan("ann@a.org", over)
+
+
+def test_version_stands_for_everything_that_decides():
+    """Sixteen bytes: the same for the same, another for every difference."""
+    one = TextScanner((MAIL, LINK), BOTH).version
+    replace = msgspec.structs.replace
+    others = [
+        TextScanner((MAIL, Fixed()), BOTH),
+        TextScanner((MAIL,), BOTH),
+        TextScanner((MAIL, LINK), replace(BOTH, kinds=frozenset({"URL"}))),
+        TextScanner((MAIL, LINK), replace(BOTH, allow=("URL",))),
+        TextScanner((MAIL, LINK), replace(BOTH, allow=("UR", "L"))),
+        TextScanner((MAIL, LINK), replace(BOTH, allow=("U", "RL"))),
+        TextScanner((MAIL, LINK), replace(BOTH, identity=b"weights 2")),
+    ]
+
+    assert 16 == len(one)
+    assert one == TextScanner((MAIL, LINK), BOTH).version
+    assert len({one, *(other.version for other in others)}) == 8
+
+
+def test_long_texts_are_long():
+    """Together; where every scan takes long, any text is."""
+    scanner = TextScanner((MAIL,), BOTH)
+
+    assert (False, True) == (scanner.is_long(["x" * 3999, "y"]), scanner.is_long(["x" * 3999, "yz"]))
+    assert TextScanner((MAIL,), msgspec.structs.replace(BOTH, inline=0)).is_long(["x"])
+    assert not TextScanner((MAIL,), msgspec.structs.replace(BOTH, inline=0)).is_long([])
