@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from generator import Example
 
-from extproc.redaction.name_features import MAX_PIECES, NO_TOKEN, TOKEN, features
+from extproc.redaction.name_features import MAX_PIECES, NO_TOKEN, REACH, TOKEN, features
 
 LABELS = {"P": 1, "L": 3}
-BETWEEN = 6
 IGNORED = -1
 
 
@@ -50,8 +49,8 @@ def encode(examples: Sequence[Example], known: dict[int, int], window: int) -> E
         tokens = TOKEN.findall(example.text)
         stream += [rows.setdefault(token, len(rows)) for token in tokens]
         labels += _labels(tokens, example)
-        stream += [0] * BETWEEN
-        labels += [IGNORED] * BETWEEN
+        stream += [0] * REACH
+        labels += [IGNORED] * REACH
     table = np.zeros((len(rows), 3 + MAX_PIECES), np.int32)
     for token, row in rows.items():
         word, shape, bits, pieces = features(token, lambda key: known.get(key, 0))

@@ -20,6 +20,8 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
+from extproc.adapters.crashes import name_exception
+
 PIPE_ATOMIC: Final = select.PIPE_BUF  # bytes that one write(2) puts into a pipe in one piece (pipe(7))
 FLUSH_BYTES: Final = 64 * 1024
 FLUSH_SECONDS: Final = 0.02

@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "try": ("extproc.cli.try_call", "make one call through the gateway and explain it step by step"),
     "keys": ("extproc.cli.keys", "create, list, revoke and rotate virtual keys"),
     "ca": ("extproc.cli.ca", "make the interception CA, certificates and the trust bundle"),
+    "scan": ("extproc.cli.scan", "show what would be found in a text or a request, and what would be sent"),
+    "redaction": ("extproc.cli.redaction", "measure how long looking for entities takes"),
     "env": ("extproc.cli.env", "print the exports that point an SDK at the gateway"),
     "sim": ("extproc.sim.command", "run simulated vendors on loopback"),
     "worker": ("extproc.cli.worker", ""),

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from extproc.cli.output import OK, add_json, print_json, say
 from extproc.cli.place import add_place
 from extproc.cli.trial import Judged, Opened, add_profile, choose
-from extproc.dialects.dialect import RequestView, Text, show_path
+from extproc.dialects.dialect import Edit, RequestView, Text, show_path
 from extproc.dialects.registry import DIALECTS
 from extproc.errors import ConfigError, Rejection
 from extproc.policies.inspection import Inspection
@@ -35,7 +35,9 @@ _ENDPOINTS: Final = {
 _STANDARD_INPUT: Final = "-"
 _PLAIN: Final = "embeddings"  # a plain text is judged as the input of such a call
 _SHOWN: Final = 60
-_RED, _GREEN, _BOLD, _DIM = "31", "32", "1", "2"
+_RED: Final = "31"
+_GREEN: Final = "32"
+_BOLD: Final = "1"
 _PUT_IN: Final = re.compile(f"<{PLACEHOLDER}>|<[A-Z][A-Z0-9_]*:[0-9a-f]{{16}}>")
 
 
@@ -68,9 +70,9 @@ class _One(RequestView):
         """As of the whole request."""
         return self._request.value(path)
 
-    def model_edit(self, model: str) -> object:  # type: ignore[override]  # never asked for
-        """Nothing is edited here."""
-        raise NotImplementedError
+    def model_edit(self, model: str) -> Edit:
+        """As of the whole request."""
+        return self._request.model_edit(model)
 
     def place(self, path: tuple[str | int, ...]) -> tuple[int, int]:
         """As of the whole request."""
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(_as_json(judged, hits, sent, plain=args.endpoint is None))
     else:
-        _Page(colours=not args.no_color).show(judged, hits, sent, given)
+        _Page(colours=not args.no_color, plain=args.endpoint is None).show(judged, hits, sent, given)
         _say_slow(opened, judged)
     return FOUND if hits or judged.refused is not None else OK
 
@@ -187,7 +189,8 @@ def _say_slow(opened: Opened, judged: Judged) -> None:
 class _Page:
     """What a human sees, on standard output."""
 
-    def __init__(self, *, colours: bool) -> None:
+    def __init__(self, *, colours: bool, plain: bool) -> None:
+        self._plain = plain
         self._colours = colours and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
     def show(self, judged: Judged, hits: list[_Hit], sent: str | None, given: str) -> None:
@@ -223,11 +226,9 @@ class _Page:
             shown = f"{cells}  {row[-1] if number == 0 else self._paint(row[-1], _RED)}"
             print(self._paint(shown, _BOLD) if number == 0 else shown)
 
-    @staticmethod
-    def _place(hit: _Hit) -> str:
+    def _place(self, hit: _Hit) -> str:
         line, column = _line(hit)
-        path = show_path(hit.text.path)
-        return f"{line}:{column}" if hit.text.kind == "input" and path == "input" else f"{path} {line}:{column}"
+        return f"{line}:{column}" if self._plain else f"{show_path(hit.text.path)} {line}:{column}"
 
     def _put_in(self, text: str) -> str:
         """With what was put in, in colour."""

@@ -164,7 +164,6 @@ class Context:
                 return tuple(telling[-WORDS:])
             size *= 2
 
-
     def _next(self, start: int) -> tuple[str, ...]:
         """The first word that says something at or behind `start`; lower case."""
         for token in TOKEN.finditer(self._text, start):

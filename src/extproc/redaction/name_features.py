@@ -40,6 +40,8 @@ TAPS: Final = 5
 """Tokens that the first layer looks at: two before, itself, two after."""
 REACHES: Final = (1, 2, 4)
 """How far before and after the layers above look."""
+REACH: Final = TAPS // 2 + sum(REACHES)
+"""Tokens before and after one that can change what is thought of it."""
 CLASSES: Final = 5
 """Nothing, a person begins, goes on, a place begins, goes on."""
 NO_TOKEN: Final = "\0"
@@ -100,11 +102,12 @@ def _shape(token: str, body: str) -> int:
 
 
 def _pieces(word: str) -> tuple[int, ...]:
-    """Hashes of beginnings, endings and inner threes of a word of letters."""
-    marked = f"<{word}>"
-    parts = [marked[:3], marked[:4], marked[:5], marked[-3:], marked[-4:], marked[-5:]]
-    parts += [f"~{word[at : at + 3]}" for at in range(1, min(len(word) - 3, 5))]
-    return tuple(1 + word_hash(part) % (PIECES - 1) for part in parts[:MAX_PIECES])
+    """Hashes of beginnings, endings and inner threes of a word of letters; none is 0."""
+    raw = f"<{word}>".encode("utf-32-le", "replace")
+    ends = len(raw)
+    parts = [raw[:12], raw[:16], raw[:20], raw[-12:] + b"e", raw[-16:] + b"e", raw[-20:] + b"e"]
+    parts += [raw[at : at + 12] + b"i" for at in range(8, min(ends - 16, 24), 4)]
+    return tuple([1 + zlib.crc32(part) % (PIECES - 1) for part in parts[:MAX_PIECES]])
 
 
 def features(token: str, known: Callable[[int], int]) -> TokenFeatures:
@@ -129,8 +132,8 @@ def features(token: str, known: Callable[[int], int]) -> TokenFeatures:
 class Weights:
     """The model in memory: tables of bytes with a scale for each column, layers as floating-point numbers.
 
-    `first` gives for a token what it contributes to each of the `TAPS` places around it; `layers` are (reach, matrix,
-    bias).
+    `first` gives for a token what it contributes to each of the `TAPS` places around it; a layer is its reach, what the
+    token before, itself and the token after contribute, and a bias.
     """
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -148,20 +151,17 @@ class Weights:
         swapped = first.reshape(TAPS, size, self.width).transpose(1, 0, 2)
         self.first: Final = np.ascontiguousarray(swapped.reshape(size, TAPS * self.width))
         self.first_bias: Final = self._floats("first_bias", np.float16, (self.width,))
-        self.layers: Final = [
-            (
-                reach,
-                self._floats(f"layer{at}", np.float16, (3 * self.width, self.width)),
-                self._floats(f"layer{at}_bias", np.float16, (self.width,)),
-            )
-            for at, reach in enumerate(REACHES)
-        ]
+        self.layers: Final = [self._layer(at, reach) for at, reach in enumerate(REACHES)]
         self.last: Final = self._floats("last", np.float16, (self.width, CLASSES))
         self.last_bias: Final = self._floats("last_bias", np.float16, (CLASSES,))
         self._hashes: Final = self._array("lexicon", np.uint32, (None,))
         self._bits: Final = self._array("lexicon_bits", np.uint8, (len(self._hashes),))
         if not np.isfinite(self.last).all() or (len(self._bits) and int(self._bits.max()) >= KNOWLEDGE):
             raise ValueError("the weights hold values out of range")
+
+    def _layer(self, at: int, reach: int) -> tuple[int, Floats, Floats, Floats, Floats]:
+        whole = self._floats(f"layer{at}", np.float16, (3 * self.width, self.width)).reshape(3, self.width, self.width)
+        return reach, whole[0], whole[1], whole[2], self._floats(f"layer{at}_bias", np.float16, (self.width,))
 
     def known_bits(self, hashed: int) -> int:
         """`Known` bits of a word by its hash; 0 for a word that is not in the lexicon."""

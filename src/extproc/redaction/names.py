@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extproc.redaction.name_features import MAX_PIECES, NO_TOKEN, TAPS, TOKEN, Weights, features, load
+from extproc.redaction.name_features import MAX_PIECES, NO_TOKEN, REACH, TAPS, TOKEN, Weights, features, load
 from extproc.text import Check, Finding, never
 
 Floats = npt.NDArray[np.float32]
@@ -22,13 +22,14 @@ CHUNK: Final = 3000
 """Characters between two checks of the budget: about a millisecond of work."""
 SEARCH: Final = 1000
 """How far past `CHUNK` a blank is looked for to cut at; without one the text is cut where it stands."""
-GAP: Final = (NO_TOKEN,) * 6
-"""Stands around every text, as it did in training."""
+GAP: Final = (NO_TOKEN,) * REACH
+"""Stands around every text, as it did in training; texts that are scored together do not see each other."""
 MEMO: Final = 12_288
 """Most tokens in the memo: 1.3 kB each."""
 GROWTH: Final = 2048
 BATCH: Final = 600
 """Tokens up to which short texts are put together."""
+NONE: Final = (0,) * MAX_PIECES
 JOINTS: Final = frozenset({".", "-", "'", "’"})
 EXTENSION: Final = 0.5
 """A name goes on while its tokens reach this share of the threshold."""
@@ -54,7 +55,6 @@ class NameDetector:
             raise ValueError(f"threshold {threshold} is not between 0 and 1")
         self._weights: Final[Weights] = load(weights)
         self._threshold: Final = threshold
-        self._reach: Final = TAPS // 2 + sum(reach for reach, _, _ in self._weights.layers)
         self._memo: dict[str, int] = {}
         self._table: Floats = np.zeros((0, 0), np.float32)
         self._forget()
@@ -134,12 +134,12 @@ class NameDetector:
         while chunk:
             check()
             after = next(chunks, [])
-            around = after[: self._reach] if after else list(GAP)
+            around = after[: REACH] if after else list(GAP)
             scores = self._run(before + chunk + around)
             kept = slice(len(before), len(before) + len(chunk))
             parts.append(_Scores(*(part[kept] for part in scores)))
             everything += chunk
-            before = (before + chunk)[-self._reach :]
+            before = (before + chunk)[-REACH :]
             chunk = after
         if len(parts) == 1:
             return everything, parts[0]
@@ -149,7 +149,7 @@ class NameDetector:
     def _run(self, tokens: list[str]) -> _Scores:
         """Scores of a stream of tokens."""
         rows = self._rows(tokens)
-        weights, count = self._weights, len(tokens)
+        weights = self._weights
         width = weights.width
         wide = self._table.take(rows, axis=0)
         hidden = wide[:, 2 * width : 3 * width] + weights.first_bias
@@ -160,15 +160,11 @@ class NameDetector:
             else:
                 hidden[:-shift] += part[shift:]
         np.maximum(hidden, 0, out=hidden)
-        beside = np.zeros((count, 3 * width), np.float32)
-        for reach, matrix, bias in weights.layers:
-            beside[:reach, :width] = 0
-            beside[-reach:, 2 * width :] = 0
-            beside[reach:, :width] = hidden[:-reach]
-            beside[:, width : 2 * width] = hidden
-            beside[:-reach, 2 * width :] = hidden[reach:]
-            more = beside @ matrix
+        for reach, before, here, after, bias in weights.layers:
+            more = hidden @ here
             more += bias
+            more[reach:] += hidden[:-reach] @ before
+            more[:-reach] += hidden[reach:] @ after
             np.maximum(more, 0, out=more)
             hidden += more
         return _probabilities(hidden @ weights.last + weights.last_bias)
@@ -194,12 +190,12 @@ class NameDetector:
         """Puts new tokens into the memo: the sum of their embeddings, through the first layer."""
         weights, at = self._weights, len(self._memo)
         known = [features(token, weights.known_bits) for token in tokens]
-        pieces = np.zeros((len(known), MAX_PIECES), np.int32)
-        for row, token in enumerate(known):
-            pieces[row, : len(token.pieces)] = token.pieces
-        words, shapes, bits = (np.array(column, np.int32) for column in list(zip(*known, strict=True))[:3])
-        total = weights.words[words] * weights.words_scale + weights.shapes[shapes] + weights.known[bits]
-        total += weights.pieces[pieces].sum(axis=1, dtype=np.float32) * weights.pieces_scale
+        pieces = np.array([token.pieces + NONE[len(token.pieces) :] for token in known], np.intp)
+        words, shapes, bits = np.array([token[:3] for token in known], np.intp).T
+        total = weights.pieces[pieces].sum(axis=1, dtype=np.float32) * weights.pieces_scale
+        total += weights.words[words] * weights.words_scale
+        total += weights.shapes[shapes]
+        total += weights.known[bits]
         while at + len(known) > len(self._table):
             self._table = np.concatenate([self._table, np.zeros((GROWTH, self._table.shape[1]), np.float32)])
         self._table[at : at + len(known)] = total @ weights.first

@@ -6,6 +6,8 @@ scores are taken; cards, IBANs and phone numbers are found by finders of our own
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -24,31 +26,19 @@ THRESHOLD: Final = 0.4
 """The least score that counts. Presidio's own default is 0, at which every number is a driver's license."""
 
 DEFAULT_KINDS: Final = frozenset(
-    {
-        "CREDIT_CARD",
-        "CRYPTO",
-        "EMAIL_ADDRESS",
-        "IBAN_CODE",
-        "IP_ADDRESS",
-        "MAC_ADDRESS",
-        "MEDICAL_LICENSE",
-        "PHONE_NUMBER",
-        "UK_NHS",
-        "UK_NINO",
-        "US_BANK_NUMBER",
-        "US_DRIVER_LICENSE",
-        "US_ITIN",
-        "US_PASSPORT",
-        "US_SSN",
-    }
-)  # fmt: skip
+    (
+        "CREDIT_CARD CRYPTO EMAIL_ADDRESS IBAN_CODE IP_ADDRESS MAC_ADDRESS MEDICAL_LICENSE PHONE_NUMBER"
+        " UK_NHS UK_NINO US_BANK_NUMBER US_DRIVER_LICENSE US_ITIN US_PASSPORT US_SSN"
+    ).split()
+)
 """Kinds that are looked for where nothing else is said. URL, DATE_TIME and UUID are in every other text."""
 
 DEFAULT_REGIONS: Final = ("US", "GB")
 """Regions of which phone numbers without a country code are recognised; each costs time on every row of digits."""
 
+# One in eleven numbers of ten digits is of this kind: a phone number in the same place is the better guess.
 _CHECK_DIGIT_ONLY: Final = "UK_NHS"
-"""A kind of which one in eleven numbers of ten digits is: a phone number in the same place is the better guess."""
+_CHECKED_WORDS: Final = ("nhs", "health")
 
 _EVERYWHERE: Final[Sequence[int] | None] = None
 
@@ -101,7 +91,7 @@ class PatternDetector:
             one = self._finders[number]
             raws = self._boosted(one, one.find(text, gates, check), words)
             findings.extend(Finding(one.kind, start, end, score, one.name) for start, end, score in raws)
-        return _without_guesses(self._kept(text, findings))
+        return _without_guesses(self._kept(text, findings), words)
 
     def _due(self, hits: Hits) -> dict[int, dict[int, Sequence[int] | None]]:
         """By finder: the gates that matched, and where."""
@@ -152,13 +142,19 @@ class PatternDetector:
         return expressions
 
 
-def _without_guesses(findings: list[Finding]) -> list[Finding]:
-    numbers = [finding for finding in findings if finding.kind == phones.KIND]
-    guesses = [finding for finding in findings if finding.kind == _CHECK_DIGIT_ONLY]
-    if not numbers or not guesses:
+def _without_guesses(findings: list[Finding], words: context.Context) -> list[Finding]:
+    """Without what only its check digit speaks for, where it is (a part of) a phone number and nothing before it helps."""
+    numbers = sorted((found.start, found.end) for found in findings if found.kind == phones.KIND)
+    if not numbers or not any(found.kind == _CHECK_DIGIT_ONLY for found in findings):
         return findings
-    starts = [number.start for number in sorted(numbers)]
-    raise NotImplementedError(starts)
+    kept: list[Finding] = []
+    for found in findings:
+        if found.kind == _CHECK_DIGIT_ONLY:
+            before = bisect_right(numbers, (found.start, sys.maxsize))  # none lies inside another: the last one decides
+            if before and numbers[before - 1][1] >= found.end and not words.supports(found.start, _CHECKED_WORDS):
+                continue
+        kept.append(found)
+    return kept
 
 
 def _word(word: str, known: dict[str, int], expressions: list[Expression]) -> int:

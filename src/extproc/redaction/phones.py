@@ -54,7 +54,8 @@ class _Region:
             raise ValueError(f"{name!r} is not a region with phone numbers")
         # A number is valid if it is one of any region with the same country code, as Canada has that of the US.
         shared = [
-            PhoneMetadata.metadata_for_region(region, None) for region in COUNTRY_CODE_TO_REGION_CODE[metadata.country_code]
+            PhoneMetadata.metadata_for_region(region, None)
+            for region in COUNTRY_CODE_TO_REGION_CODE[metadata.country_code]
         ]
         kinds = [getattr(region, kind) for region in shared if region is not None for kind in _KINDS]
         patterns = {kind.national_number_pattern for kind in kinds if kind is not None and kind.national_number_pattern}
