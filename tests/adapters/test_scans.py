@@ -206,7 +206,7 @@ async def test_a_result_that_comes_too_late_is_remembered(scans: Scans) -> None:
     gate = threading.Event()
     scanner = Words(lambda _text, _check: gate.wait(SECONDS))
     with pytest.raises(BudgetExceededError):
-        await answer(scans, scanner, LONG + "secret", budget=0.01)
+        await answer(scans, scanner, LONG + "secret", budget=0.5)
     gate.set()
     await until(lambda: not scans._jobs)
     found = scans.find(FindEntities(scanner, (LONG + "secret",), 0.001))

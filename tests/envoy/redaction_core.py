@@ -74,10 +74,14 @@ def ask(play: Playbook, api: str, text: str) -> bytes:
         body |= {"messages": said, "stream_options": {"include_usage": True}}
     else:
         body |= {"model": "claude-haiku-4-5", "max_tokens": 99, "messages": said}
+    return send(play, api, body)
+
+
+def send(play: Playbook, api: str, body: dict[str, Any]) -> bytes:
+    """A call with this body; what was sent on in its place. Fails where nothing was changed."""
     claude = {"p_authority": "api.anthropic.com", "authorization": "", "x_api_key": "exk-test"}
     play.request(PATHS[api], **({**claude, "anthropic_version": "2023-06-01"} if api == "anthropic" else {}))
-    data = json.dumps(body).encode()
-    (action,) = play.body(data)
+    (action,) = play.body(json.dumps(body).encode())
     assert action.data is not None, "nothing was found in the request"
     return action.data
 
