@@ -134,9 +134,9 @@ _Prepared = tuple[Config, Detection]
 class _Reload:
     """Brings a changed gateway.yaml live: parse and compile in a thread, swap on the loop, keep the old one on error."""
 
-    def __init__(self, place: Place, host: Host, state: StateMetrics, troubles: _Troubles) -> None:
+    def __init__(self, place: Place, serving: tuple[Host, Detectors], state: StateMetrics, troubles: _Troubles) -> None:
         self._place = place
-        self._host = host
+        self._host, self._detectors = serving
         self._state = state
         self._troubles = troubles
         self._log = structlog.get_logger("extproc.config")
@@ -148,7 +148,7 @@ class _Reload:
 
     def _prepare(self, data: bytes) -> _Prepared:
         config = _parse(self._place, data)
-        return config, prepare_detection(self._place, config)
+        return config, self._detectors.prepare(config, os.environ)
 
     def _commit(self, prepared: _Prepared) -> None:
         config, detection = prepared
@@ -199,7 +199,8 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     metrics = MetricsSink(registry, config.labels.metric_values)
     keys = open_keys(config)
     scans = Scans(FindingCache(_FINDINGS, os.urandom(32)))
-    runtime = build(config, detection=prepare_detection(place, config))
+    detectors = Detectors(place.detectors)
+    runtime = build(config, detection=detectors.prepare(config, os.environ))
     sinks = (RecordLog(writer, config.log.format), metrics)
     host = Host(runtime, keys[0], Tokenizers(place.state / _TOKENS), sinks, scans)
     host.gauge = metrics
@@ -207,7 +208,7 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     health = Health()
     server = make_server(Processor(host), (health.handler(),), config.limits.request_body)
     troubles = _Troubles(parent)
-    reload = _Reload(place, host, state, troubles).watcher(data)
+    reload = _Reload(place, (host, detectors), state, troubles).watcher(data)
     watchers = (reload.run, _key_watcher(config, keys, state, troubles))
 
     async def settled() -> None:

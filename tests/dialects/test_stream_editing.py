@@ -39,7 +39,7 @@ def data(content: str) -> bytes:
         (b'\xef\xbb\xbfdata: {"x":"<P_2>"}\n\n', b'\xef\xbb\xbfdata: {"x":"q@example.org"}\n\n'),
         (b'data: {"x":"<P_2>"}\r\n\r\n', b'data: {"x":"q@example.org"}\r\n\r\n'),
         (b'id: 7\rdata: {"x":"<P_2>"}\rretry: 5\r\r', b'id: 7\rdata: {"x":"q@example.org"}\rretry: 5\r\r'),
-        (b'data: {"x":\nid: 7\ndata: "<P_2>"}\n: c\n\n', b'data: {"x":\ndata: "q@example.org"}\nid: 7\n: c\n\n'),
+        (b'data: {"x":\nid: 7\ndata: "<P_2>"}\n: c\n\n', b'id: 7\ndata: {"x":\ndata: "q@example.org"}\n: c\n\n'),
         (b'data: {"x":"\\u003cP_2>"}\n\n', b'data: {"x":"q@example.org"}\n\n'),
         (b'data: {"x":"\\ud83d <P_2>"}\n\n', b'data: {"x":"\\ud83d q@example.org"}\n\n'),
         (b'data: {"x":"\xff <P_2>"}\n\n', b'data: {"x":"\xff q@example.org"}\n\n'),

@@ -308,7 +308,12 @@ class Machine:
 def running(folder: Path, **options: Any) -> Iterator[Machine]:
     """A machine for the time of a `with` block."""
     machine = Machine(folder, **options)
-    machine.start()
+    try:
+        machine.start()
+    except BaseException:
+        machine.stop_gateway()
+        machine.vendors.stop()
+        raise
     try:
         yield machine
     finally:

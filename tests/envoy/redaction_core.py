@@ -23,7 +23,7 @@ PATHS = {
     "responses": "/v1/responses",
     "anthropic": "/v1/messages",
 }
-SECTION = "\nredaction: {profiles: {standard: {names: off}}}\n"
+SECTION = "\nredaction: {profiles: {standard: {names: off, deny: {CODENAME: [xyz], EMPLOYEE_ID: [xyz]}}}}\n"
 
 
 class Planted:

@@ -59,5 +59,7 @@ def encode(examples: Sequence[Example], known: dict[int, int], window: int) -> E
     count = len(stream) // window
     shape = (count, window)
     return Encoded(
-        table, np.array(stream[: count * window], np.int32).reshape(shape), np.array(labels[: count * window], np.int32).reshape(shape)
+        table,
+        np.array(stream[: count * window], np.int32).reshape(shape),
+        np.array(labels[: count * window], np.int32).reshape(shape),
     )

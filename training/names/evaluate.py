@@ -59,7 +59,9 @@ def _span(item: dict[str, object]) -> Span:
 
 
 def _half_covered(span: Span, others: Sequence[Span]) -> bool:
-    covered = {at for kind, start, end in others if kind == span[0] for at in range(max(start, span[1]), min(end, span[2]))}
+    covered = {
+        at for kind, start, end in others if kind == span[0] for at in range(max(start, span[1]), min(end, span[2]))
+    }
     return 2 * len(covered) >= span[2] - span[1]
 
 
@@ -81,8 +83,12 @@ def clean_texts(count: int, seed: int = 7) -> list[str]:
     roots += [Path(sysconfig.get_path("purelib")) / name for name in NOT_TRAINED_ON]
     rng, pieces = random.Random(seed), []
     for root in roots:
-        paths = [path for path in sorted(root.rglob("*")) if path.suffix in {".py", ".md", ".rst", ".txt", ".yaml", ".toml"}]
-        paths = [path for path in paths if "site-packages" not in path.relative_to(root).parts and path.stat().st_size > 1500]
+        paths = [
+            path for path in sorted(root.rglob("*")) if path.suffix in {".py", ".md", ".rst", ".txt", ".yaml", ".toml"}
+        ]
+        paths = [
+            path for path in paths if "site-packages" not in path.relative_to(root).parts and path.stat().st_size > 1500
+        ]
         for path in rng.sample(paths, min(len(paths), count)):
             text = path.read_text(encoding="utf-8", errors="replace")
             start = rng.randrange(0, max(1, len(text) - 3000))

@@ -103,7 +103,12 @@ class Generator:
             case "N":
                 return str(rng.randint(1, 10 ** rng.randint(1, 5))), ""
             case "E":
-                return faker.ascii_email() if rng.random() < 0.5 else f"{rng.choice(ROLES).lower()}@{rng.choice(TECH).lower()}.com", ""
+                return (
+                    faker.ascii_email()
+                    if rng.random() < 0.5
+                    else f"{rng.choice(ROLES).lower()}@{rng.choice(TECH).lower()}.com",
+                    "",
+                )
             case "U":
                 return faker.user_name() if rng.random() < 0.6 else identifier(rng).lower(), ""
             case "O":

@@ -53,8 +53,9 @@ def _dropped(key: jax.Array, count: int, rate: float) -> jax.Array:
 
 
 def embed(params: Params, rows: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Embeddings of distinct tokens; in training words and knowledge are forgotten now and then, so that shape,
-    letters and neighbours must do.
+    """Embeddings of distinct tokens, shape (tokens, size).
+
+    In training words and knowledge are forgotten now and then, so that shape, letters and neighbours must do.
     """
     word, known = params["words"][rows[:, 0]], params["known"][rows[:, 2]]
     pieces = rows[:, 3:]
@@ -109,7 +110,9 @@ def train(data: Encoded, seed: int, epochs: float, size: int, width: int, batch:
         return optax.apply_updates(params, change), state, loss
 
     order, began, total, key = np.random.default_rng(seed), time.monotonic(), 0.0, jax.random.PRNGKey(seed + 1)
-    shuffled = np.concatenate([order.permutation(len(data.stream))[: len(data.stream) // batch * batch] for _ in range(int(epochs) + 1)])
+    shuffled = np.concatenate(
+        [order.permutation(len(data.stream))[: len(data.stream) // batch * batch] for _ in range(int(epochs) + 1)]
+    )
     for at in range(steps):
         which = shuffled[at * batch : (at + 1) * batch]
         rows, inverse = _batch(data, which)

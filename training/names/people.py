@@ -16,10 +16,15 @@ LOCALES = """cs_CZ da_DK de_AT de_CH de_DE el_GR en_GB en_IE en_IN en_KE en_NG e
 es_ES es_MX et_EE fi_FI fr_BE fr_CA fr_CH fr_FR fr_DZ ga_IE ha_NG hr_HR hu_HU id_ID ig_NG is_IS it_IT lt_LT lv_LV nl_BE
 nl_NL no_NO pl_PL pt_BR pt_PT ro_RO ru_RU sk_SK sl_SI sv_SE sw tr_TR tw_GH uk_UA vi_VN yo_NG zu_ZA bg_BG ja_JP zh_CN
 fa_IR ar_AA az_AZ uz_UZ hi_IN he_IL hy_AM ko_KR""".split()
-OFTEN = ["en_US"] * 10 + ["en_GB"] * 4 + ["en_IN"] * 3 + ["es_ES", "es_MX", "de_DE", "fr_FR", "it_IT", "nl_NL", "pl_PL"] * 2
-SURNAME_PREFIXES = "van de, van der, de, von, de la, Mc, Mac, O', di, Al-, El , bin , ben , dos , da , Le , La , St. , abu ".split(", ")
+OFTEN = (
+    ["en_US"] * 10 + ["en_GB"] * 4 + ["en_IN"] * 3 + ["es_ES", "es_MX", "de_DE", "fr_FR", "it_IT", "nl_NL", "pl_PL"] * 2
+)
+SURNAME_PREFIXES = (
+    "van de, van der, de, von, de la, Mc, Mac, O', di, Al-, El , bin , ben , dos , da , Le , La , St. , abu ".split(
+        ", "
+    )
+)
 DRAWS = 2500
-LATIN = re.compile(r"[^\W\d_]+(?:[ '’.-][^\W\d_]+)*\.?$")
 
 
 class Sounds:
@@ -64,13 +69,14 @@ class People:
         root = Path(census.__file__).parent
         self.census_last = [line.split()[0].capitalize() for line in (root / "dist.all.last").open()][:50_000]
         self.census_first = [
-            line.split()[0].capitalize()
-            for part in ("female", "male")
-            for line in (root / f"dist.{part}.first").open()
+            line.split()[0].capitalize() for part in ("female", "male") for line in (root / f"dist.{part}.first").open()
         ]
         everyone_first = [word for values in self.first.values() for word in values if word.isascii()]
         everyone_last = [word for values in self.last.values() for word in values if word.isascii()]
-        self._sound_first, self._sound_last = Sounds(_sorted_unique(everyone_first)), Sounds(_sorted_unique(everyone_last))
+        self._sound_first, self._sound_last = (
+            Sounds(_sorted_unique(everyone_first)),
+            Sounds(_sorted_unique(everyone_last)),
+        )
         self._hyphen = ["-", "-", " "]
         self.cities = self._cities()
 

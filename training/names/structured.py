@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 
-from things import DAYS, HEADINGS, NOUNS, ROLES, TECH, identifier
+from things import DAYS, HEADINGS, NOUNS, TECH, identifier
 
 PERSON_KEYS = """name full_name fullName customer customer_name customerName author contact contact_name owner assignee reporter
 reviewer manager employee patient patient_name student teacher client sender recipient from to cc user display_name displayName
@@ -63,7 +63,9 @@ def _json(rng: random.Random) -> str:
     if rng.random() < 0.3:
         pairs = {rng.choice(["user", "customer", "data", "payload", "order", "ticket", "arguments", "input"]): pairs}
     if rng.random() < 0.2:
-        pairs[rng.choice(["people", "members", "attendees", "names", "tags"])] = rng.choice([["{P}", "{P}"], ["{F}", "{F}", "{F}"], ["{X}", "{X}"]])
+        pairs[rng.choice(["people", "members", "attendees", "names", "tags"])] = rng.choice(
+            [["{P}", "{P}"], ["{F}", "{F}", "{F}"], ["{X}", "{X}"]]
+        )
     whole: object = [pairs, dict(Fields(rng).pairs())] if rng.random() < 0.15 else pairs
     text = json.dumps(whole, indent=rng.choice([None, None, 2]), separators=rng.choice([(", ", ": "), (",", ":")]))
     return text.replace('"', '\\"') if rng.random() < 0.12 else text.replace('"', "'") if rng.random() < 0.1 else text
@@ -78,7 +80,9 @@ def _lines(rng: random.Random) -> str:
 
 def _inline(rng: random.Random) -> str:
     glue, between = rng.choice([("=", "&"), ("=", " "), (": ", "; "), (": ", ", "), ('="', '" '), ("=", ", ")])
-    return between.join(f"{key}{glue}{value}" for key, value in Fields(rng).pairs(2, 6)) + ('"' if between == '" ' else "")
+    return between.join(f"{key}{glue}{value}" for key, value in Fields(rng).pairs(2, 6)) + (
+        '"' if between == '" ' else ""
+    )
 
 
 def _table(rng: random.Random) -> str:
@@ -98,13 +102,28 @@ def _table(rng: random.Random) -> str:
 def _markup(rng: random.Random) -> str:
     inner = rng.choice(["", "\n  "]).join(f"<{key}>{value}</{key}>" for key, value in Fields(rng).pairs(1, 4))
     tag = rng.choice(["user", "row", "contact", "order", "li", "div"])
-    return f"<{tag}>{inner}</{tag}>" if rng.random() < 0.8 else f"<{tag} name=\"{{P}}\">{{W}}</{tag}>"
+    return f"<{tag}>{inner}</{tag}>" if rng.random() < 0.8 else f'<{tag} name="{{P}}">{{W}}</{tag}>'
 
 
 def _log(rng: random.Random) -> str:
-    stamp = rng.choice(["2025-03-0{d} 1{d}:2{d}:0{d}", "[0{d}/Mar/2024:10:1{d}:22 +0000]", "Nov 1{d} 0{d}:44:5{d} host{d} app[{d}2{d}]:", "2026-01-1{d}T0{d}:31:4{d}.12{d}Z"])
+    stamp = rng.choice(
+        [
+            "2025-03-0{d} 1{d}:2{d}:0{d}",
+            "[0{d}/Mar/2024:10:1{d}:22 +0000]",
+            "Nov 1{d} 0{d}:44:5{d} host{d} app[{d}2{d}]:",
+            "2026-01-1{d}T0{d}:31:4{d}.12{d}Z",
+        ]
+    )
     stamp = stamp.replace("{d}", str(rng.randint(0, 9)))
-    source = rng.choice(["", rng.choice(NOUNS) + rng.choice(NOUNS) + ": ", rng.choice(TECH).lower() + " ", f"[{rng.choice(NOUNS).lower()}-{rng.randint(1, 20)}] ", "com.acme." + rng.choice(NOUNS) + " - "])
+    source = rng.choice(
+        [
+            "",
+            rng.choice(NOUNS) + rng.choice(NOUNS) + ": ",
+            rng.choice(TECH).lower() + " ",
+            f"[{rng.choice(NOUNS).lower()}-{rng.randint(1, 20)}] ",
+            "com.acme." + rng.choice(NOUNS) + " - ",
+        ]
+    )
     said = rng.choice(
         [
             "user {P} logged in from {L}", "created order {N} for {P} <{E}>", "password reset requested by {P}", "sent invoice to {P} ({E})",
@@ -119,58 +138,149 @@ def _log(rng: random.Random) -> str:
 def _code(rng: random.Random) -> str:
     quote = rng.choice("\"'")
     person = rng.choice(["{P}", "{P}", "{F}"])
-    name, thing = rng.choice(["name", "author", "owner", "customer", "user_name", "fullName", "patient", "assignee"]), identifier(rng)
+    name, thing = (
+        rng.choice(["name", "author", "owner", "customer", "user_name", "fullName", "patient", "assignee"]),
+        identifier(rng),
+    )
     q = quote
     return rng.choice(
         [
-            f"{name} = {q}{person}{q}", f"const {name} = {q}{person}{q};", f"let {thing} = {q}{{X}}{q};  // {{W}}", f"# TODO({{F}}): {{W}}",
-            f"// {{P}}: {{W}}", f"@author {{P}}", f"Copyright (c) 20{rng.randint(10, 26)} {{P}}", f"Copyright 20{rng.randint(10, 26)} {{C}}. All rights reserved.",
+            f"{name} = {q}{person}{q}", f"const {name} = {q}{person}{q};", f"let {thing} = {q}{{X}}{q};  // {{W}}", "# TODO({F}): {W}",
+            "// {P}: {W}", "@author {P}", f"Copyright (c) 20{rng.randint(10, 26)} {{P}}", f"Copyright 20{rng.randint(10, 26)} {{C}}. All rights reserved.",
             f"{thing}({name}={q}{person}{q}, {rng.choice(OTHER_KEYS)}={q}{{X}}{q})", f"{thing}({q}{{X}}{q}, {q}{{I}}{q}, {{N}})",
-            f"SELECT * FROM {rng.choice(NOUNS).lower()}s WHERE last_name = '{{S}}' AND city = '{{L}}';", "SELECT {I}, {I} FROM {I} WHERE {I} = '{X}'",
-            f"INSERT INTO {rng.choice(NOUNS).lower()}s (name, city, email) VALUES ('{{P}}', '{{L}}', '{{E}}'), ('{{P}}', '{{L}}', '{{E}}');",
+            "SELECT * FROM {I} WHERE last_name = '{S}' AND city = '{L}';", "SELECT {I}, {I} FROM {I} WHERE {I} = '{X}'",
+            "INSERT INTO {I} (name, city, email) VALUES ('{P}', '{L}', '{E}'), ('{P}', '{L}', '{E}');",
             f"class {{I}}({{I}}):\n    {q * 3}{{W}}{q * 3}\n    kind = {q}{{X}}{q}", "import {I}\nfrom {I} import {I}, {I}", "assert {I}({q}{P}{q}) == {q}{F}{q}".replace("{q}", q),
             f"new {rng.choice(NOUNS)}({q}{{F}}{q}, {q}{{S}}{q}, {{N}})", f"print(f{q}Hello {{F}}{q})", f"names = [{q}{{P}}{q}, {q}{{P}}{q}, {q}{{P}}{q}]",
-            f"tags = [{q}{{X}}{q}, {q}{{X}}{q}, {q}{{I}}{q}]", f"if {thing}.name == {q}{person}{q}:\n    return {thing}", "raise {I}(\"{X} {W}\")",
+            f"tags = [{q}{{X}}{q}, {q}{{X}}{q}, {q}{{I}}{q}]", f"if {thing}.name == {q}{person}{q}:\n    return {thing}", 'raise {I}("{X} {W}")',
             f"git commit -m {q}{{X}}: {{W}}{q} --author={q}{{P}} <{{E}}>{q}", "kubectl apply -f {I}.yaml -n {I}", "docker run --name {I} {I}:{N}", "curl -X POST https://api.example.org/{I} -d 'name={P}&city={L}'",
-            f"public class {{I}} extends {{I}} implements {{I}} {{ }}", f"func {{I}}(ctx Context, {name} string) (*{{I}}, error)", "<{I} title={q}{X}{q}>{H}</{I}>".replace("{q}", q),
+            "public class {I} extends {I} implements {I} { }", f"func {{I}}(ctx Context, {name} string) (*{{I}}, error)", "<{I} title={q}{X}{q}>{H}</{I}>".replace("{q}", q),
             "enum {I} {{ {I}, {I}, {I} }}".replace("{{", "{ ").replace("}}", " }"), f"it({q}should {{W}}{q}, () => {{I}}({q}{person}{q}))", "ENV {I}={X}\nRUN {W}",
         ]
     )  # fmt: skip
 
 
 def _call(rng: random.Random) -> str:
-    verb = rng.choice(["create_contact", "book_table", "search_people", "update_ticket", "schedule_meeting", "lookup", "add_note", "transfer_funds"])
+    verb = rng.choice(
+        [
+            "create_contact",
+            "book_table",
+            "search_people",
+            "update_ticket",
+            "schedule_meeting",
+            "lookup",
+            "add_note",
+            "transfer_funds",
+        ]
+    )
     pairs = Fields(rng).pairs(1, 4)
     if rng.random() < 0.5:
         body = json.dumps(dict(pairs))
-        return rng.choice([f'{{"name": "{verb}", "arguments": {body}}}', f"{verb}({body})", f"<tool>{verb}</tool><input>{body}</input>"])
+        return rng.choice(
+            [
+                f'{{"name": "{verb}", "arguments": {body}}}',
+                f"{verb}({body})",
+                f"<tool>{verb}</tool><input>{body}</input>",
+            ]
+        )
     return f"{verb}({', '.join(f'{key}={json.dumps(value)}' for key, value in pairs)})"
 
 
 def _mail(rng: random.Random) -> str:
     date = f"{rng.choice(DAYS)}, {rng.randint(1, 28)} {rng.choice(DAYS[7:19])} 202{rng.randint(0, 6)}"
-    head = [f"From: {rng.choice(['{P} <{E}>', '{P}', '{E}', '{C} <{E}>', '{X} <{E}>'])}", f"To: {rng.choice(['{P} <{E}>', '{P}', '{E}', '{H} <{E}>'])}"]
+    head = [
+        f"From: {rng.choice(['{P} <{E}>', '{P}', '{E}', '{C} <{E}>', '{X} <{E}>'])}",
+        f"To: {rng.choice(['{P} <{E}>', '{P}', '{E}', '{H} <{E}>'])}",
+    ]
     if rng.random() < 0.4:
         head.append("Cc: " + rng.choice(["{P}", "{P}; {P}", "{P} <{E}>, {P} <{E}>"]))
-    head += rng.sample([f"Date: {date}", "Subject: {X} {W}", f"Subject: {rng.choice(HEADINGS)}", "Sent: {D}", "Subject: Re: {F}'s question"], 2)
-    greeting = rng.choice(["Hi {F},", "Dear {F},", "{F},", "Hello all,", "Dear {H},", "Hi {F} and {F},", "Good morning,"])
-    close = rng.choice(["Best,\n{F}", "Regards,\n{P}", "Thanks,\n{P}\n{H}, {C}", "Cheers\n{F}", "-- \n{P} | {H} | {C}", "Thanks,\nThe {X} Team", "Sent from my {X}"])
-    quoted = rng.choice(["", f"\n\nOn {date}, {{P}} wrote:\n> {{W}}", f"\n\nOn {date} {{P}} <{{E}}> wrote:\n> Hi {{F}},\n> {{W}}", "\n\n-----Original Message-----\nFrom: {P}\nSent: {D}"])
+    head += rng.sample(
+        [
+            f"Date: {date}",
+            "Subject: {X} {W}",
+            f"Subject: {rng.choice(HEADINGS)}",
+            "Sent: {D}",
+            "Subject: Re: {F}'s question",
+        ],
+        2,
+    )
+    greeting = rng.choice(
+        ["Hi {F},", "Dear {F},", "{F},", "Hello all,", "Dear {H},", "Hi {F} and {F},", "Good morning,"]
+    )
+    close = rng.choice(
+        [
+            "Best,\n{F}",
+            "Regards,\n{P}",
+            "Thanks,\n{P}\n{H}, {C}",
+            "Cheers\n{F}",
+            "-- \n{P} | {H} | {C}",
+            "Thanks,\nThe {X} Team",
+            "Sent from my {X}",
+        ]
+    )
+    quoted = rng.choice(
+        [
+            "",
+            f"\n\nOn {date}, {{P}} wrote:\n> {{W}}",
+            f"\n\nOn {date} {{P}} <{{E}}> wrote:\n> Hi {{F}},\n> {{W}}",
+            "\n\n-----Original Message-----\nFrom: {P}\nSent: {D}",
+        ]
+    )
     return "\n".join(head) + f"\n\n{greeting}\n{{W}}\n\n{close}{quoted}"
 
 
 def _chat(rng: random.Random) -> str:
-    style = rng.choice(["{F}: {W}", "[10:{N}] {F}: {W}", "<{U}> {W}", "**{F}**: {W}", "{P}: {W}", "{P} - {D}\n{W}", "{H}: {W}", "[{N}:{N}] {P}: {W} @{F}"])
+    style = rng.choice(
+        [
+            "{F}: {W}",
+            "[10:{N}] {F}: {W}",
+            "<{U}> {W}",
+            "**{F}**: {W}",
+            "{P}: {W}",
+            "{P} - {D}\n{W}",
+            "{H}: {W}",
+            "[{N}:{N}] {P}: {W} @{F}",
+        ]
+    )
     return "\n".join([style] * rng.randint(2, 4))
 
 
 def _list(rng: random.Random) -> str:
-    slot = rng.choice(["{P}", "{P}", "{F}", "{X}", "{X}", "{X}", "{X}", "{H}", "{L}", "{S}, {F}", "{P} ({H})", "{P} – {C}", "{C}", "{I}"])
+    slot = rng.choice(
+        [
+            "{P}",
+            "{P}",
+            "{F}",
+            "{X}",
+            "{X}",
+            "{X}",
+            "{X}",
+            "{H}",
+            "{L}",
+            "{S}, {F}",
+            "{P} ({H})",
+            "{P} -- {C}",
+            "{C}",
+            "{I}",
+        ]
+    )
     glue = rng.choice([", ", "; ", "\n", "\n- ", "\n* ", " / ", " & ", "\n1. "])
     return glue.join([slot] * rng.randint(2, 6))
 
 
-SHAPES = ((_json, 6), (_lines, 4), (_inline, 3), (_table, 4), (_markup, 2), (_log, 4), (_code, 8), (_call, 3), (_mail, 3), (_chat, 2), (_list, 3))
+SHAPES = (
+    (_json, 6),
+    (_lines, 4),
+    (_inline, 3),
+    (_table, 4),
+    (_markup, 2),
+    (_log, 4),
+    (_code, 8),
+    (_call, 3),
+    (_mail, 3),
+    (_chat, 2),
+    (_list, 3),
+)
 _BAG = [make for make, weight in SHAPES for _ in range(weight)]
 
 

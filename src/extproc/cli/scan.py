@@ -81,7 +81,9 @@ class _One(RequestView):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = "Exit code: 0 nothing found, 3 something found or the call refused, 1 an error, 2 a wrong command line."
+    parser.epilog = (
+        "Exit code: 0 nothing found, 3 something found or the call refused, 1 an error, 2 a wrong command line."
+    )
     parser.add_argument("file", metavar="FILE", help="the text, in UTF-8, or - for standard input")
     parser.add_argument(
         "--endpoint", choices=tuple(_ENDPOINTS), help="FILE is the body of a request to this (default: a plain text)"
@@ -162,9 +164,16 @@ def _as_json(judged: Judged, hits: list[_Hit], sent: str | None, *, plain: bool)
         line, column = _line(hit)
         found.append(
             {
-                **{"kind": kind, "score": round(score, 3), "rule": rule, "operator": hit.operator},
-                **{"position": "" if plain else show_path(hit.text.path), "start": start, "end": end},
-                **{"line": line, "column": column, "value": hit.found},
+                "kind": kind,
+                "score": round(score, 3),
+                "rule": rule,
+                "operator": hit.operator,
+                "position": "" if plain else show_path(hit.text.path),
+                "start": start,
+                "end": end,
+                "line": line,
+                "column": column,
+                "value": hit.found,
             }
         )
     refused = judged.refused

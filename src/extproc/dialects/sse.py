@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from extproc.errors import ErrorCode, Rejection
 
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
+_NAME: Final = b"data"
 _DATA: Final = b"data:"
 _DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data(?:: ?([^\r\n]*))?(?=[\r\n]|\Z)")
 _BLANK_LAST: Final = re.compile(_BLANK_LINE.pattern + rb"\Z")
@@ -119,36 +120,31 @@ def data_place(event: bytes) -> tuple[int, int] | None:
     if b"\r" in event or event.startswith(_BOM):
         found = [match.span(1) for match in _DATA_LINE.finditer(event)]
         return found[0] if len(found) == 1 and found[0][0] >= 0 else None
-    if event.startswith(_DATA):
-        start = len(_DATA)
-    else:
-        start = event.find(b"\n" + _DATA) + 1 + len(_DATA)
-        if start == len(_DATA):
-            return None
+    name = 0 if event.startswith(_NAME) else event.find(b"\n" + _NAME) + 1
+    start = name + len(_DATA)
+    if event[name:start] != _DATA:  # a `data` line without a colon, or none
+        return None
     end = event.find(b"\n", start)
     if end < 0:
         end = len(event)
-    elif event.find(b"\ndata", end) >= 0:
+    elif event.find(b"\n" + _NAME, end) >= 0:
         return None
     return (start + 1 if event[start : start + 1] == b" " else start), end
 
 
 def with_data(event: bytes, data: bytes) -> bytes:
-    """The event with other data; its other lines stay. Each line of `data` becomes a data line."""
+    """The event with other data; its other lines stay. Each line of `data` becomes a data line, in the place of the last."""
     place = data_place(event)
     parts = _LINE_END.split(data)
     if place is not None and len(parts) == 1:
         return event[: place[0]] + data + event[place[1] :]
-    line_end = newline(event)
-    lines = [b"data: " + line + line_end for line in parts]
-    out: list[bytes] = []
-    for line in event.removeprefix(_BOM).splitlines(keepends=True):
-        if line.partition(b":")[0].rstrip(b"\r\n") != b"data":
-            out.append(line)
-        else:
-            out += lines
-            lines = []
-    return (_BOM if event.startswith(_BOM) else b"") + b"".join(out)
+    lines = event.removeprefix(_BOM).splitlines(keepends=True)
+    is_data = [line.partition(b":")[0].rstrip(b"\r\n") == _NAME for line in lines]
+    last = max(index for index, found in enumerate(is_data) if found)
+    end = lines[last][len(lines[last].rstrip(b"\r\n")) :] or newline(event)  # what follows it was cut after this end
+    out = [b"data: " + part + end for part in parts]
+    before = [line for line, found in zip(lines[:last], is_data, strict=False) if not found]
+    return (_BOM if event.startswith(_BOM) else b"") + b"".join([*before, *out, *lines[last + 1 :]])
 
 
 def newline(event: bytes) -> bytes:

@@ -8,6 +8,7 @@ that say nothing are not counted.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import Final
 
 FACTOR: Final = 0.35
@@ -121,26 +122,34 @@ STOP_WORDS: Final = frozenset(
 TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 """How a text is cut: words, and single signs."""
 
+_LOCAL: Final = 24  # offsets that are looked up one by one
 _NEARBY: Final = 160  # characters that are looked at first
 
 
 class Context:
-    """The words before offsets of one text."""
+    """The words before offsets of one text. The first few are looked up where they stand, more in an index."""
 
     def __init__(self, text: str) -> None:
         self._text: Final = text
         self._token = (0, 0)  # the token of which the words are known
         self._words: tuple[str, ...] = ()
+        self._asked = 0
+        self._index: _Index | None = None
 
     def supports(self, start: int, words: tuple[str, ...]) -> bool:
         """Whether one of `words` (lower case) is part of a word before offset `start`, or of the word there."""
-        near = self._before(start)
+        near = self._near(start)
         return any(word in other for word in words for other in near)
 
-    def _before(self, start: int) -> tuple[str, ...]:
+    def _near(self, start: int) -> tuple[str, ...]:
         """The last words up to the token that covers `start`, or comes next, and the word after that; lower case."""
         if self._token[0] <= start < self._token[1]:
             return self._words
+        self._asked += 1
+        if self._asked > _LOCAL:
+            if self._index is None:
+                self._index = _Index(self._text)
+            return self._index.near(start)
         token = TOKEN.search(self._text, self._word_start(start))
         self._token = token.span() if token is not None else (len(self._text), len(self._text))
         words = self._last(self._token[1])
@@ -170,6 +179,29 @@ class Context:
             if _tells(token.group()):
                 return (token.group().lower(),)
         return ()
+
+
+class _Index:
+    """All words of a text, for texts with many results."""
+
+    def __init__(self, text: str) -> None:
+        self._ends: Final[list[int]] = []  # of every token
+        self._told: Final[list[int]] = []  # by token: how many words said something up to it, it included
+        self._words: Final[list[str]] = []  # those words, lower case
+        for token in TOKEN.finditer(text):
+            if _tells(token.group()):
+                self._words.append(token.group().lower())
+            self._ends.append(token.end())
+            self._told.append(len(self._words))
+
+    def near(self, start: int) -> tuple[str, ...]:
+        """As `Context` has it."""
+        token = bisect_right(self._ends, start)
+        if token == len(self._ends):
+            return tuple(self._words[-WORDS:])
+        told = self._told[token]
+        says = told > (self._told[token - 1] if token else 0)
+        return tuple(self._words[max(0, told - WORDS) : told if says else told + 1])
 
 
 def _tells(token: str) -> bool:

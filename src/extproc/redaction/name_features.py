@@ -44,7 +44,7 @@ REACH: Final = TAPS // 2 + sum(REACHES)
 """Tokens before and after one that can change what is thought of it."""
 CLASSES: Final = 5
 """Nothing, a person begins, goes on, a place begins, goes on."""
-NO_TOKEN: Final = "\0"
+NO_TOKEN: Final = "\0"  # noqa: S105  a token of text
 """What stands before the first and after the last token of a text."""
 
 

@@ -6,7 +6,6 @@ neighbours, so it is kept in a bounded memo; only the layers above it run for ev
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -30,7 +29,7 @@ GROWTH: Final = 2048
 BATCH: Final = 600
 """Tokens up to which short texts are put together."""
 NONE: Final = (0,) * MAX_PIECES
-JOINTS: Final = frozenset({".", "-", "'", "’"})
+JOINTS: Final = frozenset({".", "-", "'", "\u2019"})
 EXTENSION: Final = 0.5
 """A name goes on while its tokens reach this share of the threshold."""
 
@@ -41,6 +40,10 @@ class _Scores(NamedTuple):
     person: Floats
     place: Floats
     begins: npt.NDArray[np.bool_]
+
+    def part(self, start: int, end: int) -> _Scores:
+        """Those of some tokens."""
+        return _Scores(self.person[start:end], self.place[start:end], self.begins[start:end])
 
 
 class NameDetector:
@@ -120,7 +123,7 @@ class NameDetector:
             stream += GAP
         scores = self._run(stream)
         return [
-            _found(tokens, _Scores(*(part[at : at + len(tokens)] for part in scores)), self._threshold)
+            _found(tokens, scores.part(at, at + len(tokens)), self._threshold)
             for tokens, at in zip(waiting, places, strict=True)
         ]
 
@@ -134,12 +137,11 @@ class NameDetector:
         while chunk:
             check()
             after = next(chunks, [])
-            around = after[: REACH] if after else list(GAP)
+            around = [*after[:REACH], *GAP][:REACH]
             scores = self._run(before + chunk + around)
-            kept = slice(len(before), len(before) + len(chunk))
-            parts.append(_Scores(*(part[kept] for part in scores)))
+            parts.append(scores.part(len(before), len(before) + len(chunk)))
             everything += chunk
-            before = (before + chunk)[-REACH :]
+            before = (before + chunk)[-REACH:]
             chunk = after
         if len(parts) == 1:
             return everything, parts[0]
@@ -152,7 +154,7 @@ class NameDetector:
         weights = self._weights
         width = weights.width
         wide = self._table.take(rows, axis=0)
-        hidden = wide[:, 2 * width : 3 * width] + weights.first_bias
+        hidden: Floats = wide[:, 2 * width : 3 * width] + weights.first_bias
         for tap in (0, 1, 3, 4):
             shift, part = tap - 2, wide[:, tap * width : (tap + 1) * width]
             if shift < 0:
@@ -167,7 +169,9 @@ class NameDetector:
             more[:-reach] += hidden[reach:] @ after
             np.maximum(more, 0, out=more)
             hidden += more
-        return _probabilities(hidden @ weights.last + weights.last_bias)
+        logits: Floats = hidden @ weights.last
+        logits += weights.last_bias
+        return _probabilities(logits)
 
     def _rows(self, tokens: list[str]) -> list[int]:
         """Rows of the memo for all tokens; those not yet in it are added in one go."""
@@ -225,7 +229,9 @@ def _probabilities(logits: Floats) -> _Scores:
     logits -= logits.max(axis=1, keepdims=True)
     odds = np.exp(logits)
     odds /= odds.sum(axis=1, keepdims=True)
-    return _Scores(odds[:, 1] + odds[:, 2], odds[:, 3] + odds[:, 4], (odds[:, 1] > odds[:, 2]) & (odds[:, 3] <= odds[:, 4]))
+    return _Scores(
+        odds[:, 1] + odds[:, 2], odds[:, 3] + odds[:, 4], (odds[:, 1] > odds[:, 2]) & (odds[:, 3] <= odds[:, 4])
+    )
 
 
 def _found(tokens: Sequence[str], scores: _Scores, threshold: float) -> list[Finding]:
@@ -239,14 +245,30 @@ def _found(tokens: Sequence[str], scores: _Scores, threshold: float) -> list[Fin
         score = float((scores.person if kind == "PERSON" else scores.place)[first : last + 1].max())
         if score < threshold:
             continue
-        while first <= last and not tokens[first].strip()[:1].isalnum():
-            first += 1
-        while last >= first and not _may_end(tokens, first, last):
-            last -= 1
-        if first <= last and any(token.strip()[:1].isalpha() for token in tokens[first : last + 1]):
-            begin = int(starts[first]) + (tokens[first][0] == " ")
-            found.append(Finding(kind, begin, int(starts[last]) + len(tokens[last]), min(score, 1.0), "names"))
+        begin, end = _trimmed(tokens, first, last)
+        if begin <= end and not _is_code(tokens, begin, end):
+            at = int(starts[begin]) + (tokens[begin][0] == " ")
+            found.append(Finding(kind, at, int(starts[end]) + len(tokens[end]), min(score, 1.0), "names"))
     return found
+
+
+def _trimmed(tokens: Sequence[str], first: int, last: int) -> tuple[int, int]:
+    """A run without the signs and blanks at its ends; the last comes before the first where nothing is left."""
+    while first <= last and not tokens[first].strip()[:1].isalnum():
+        first += 1
+    while last >= first and not _may_end(tokens, first, last):
+        last -= 1
+    return first, last
+
+
+def _is_code(tokens: Sequence[str], first: int, last: int) -> bool:
+    """Whether a run has no word in it, or is one small word that is called or is a part of a longer identifier."""
+    words = [token.strip() for token in tokens[first : last + 1] if token.strip()[:1].isalpha()]
+    if len(words) != 1:
+        return not words
+    before = tokens[first - 1] if first and tokens[first][0] != " " else ""
+    after = tokens[last + 1] if last + 1 < len(tokens) else ""
+    return words[0].islower() and (after in {"(", "_"} or before == "_")
 
 
 def _may_end(tokens: Sequence[str], first: int, last: int) -> bool:

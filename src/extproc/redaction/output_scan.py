@@ -1,7 +1,7 @@
 """Looks for what is sensitive in what a model itself writes, whole or in a stream that is cut anywhere.
 
 A stream is judged in windows whose places follow from the text alone, never from how it was cut, so that the same text
-gives the same result however it comes. A window begins up to 128 characters before what has not gone on yet and ends
+gives the same result however it comes. A window begins up to 64 characters before what has not gone on yet and ends
 128 after that point. What goes on is a part that has 64 characters of the window behind it, ends between two words, and
 does not end within something found: that much of what follows an entity is seen before it goes. Where no such part is
 there (a long word, an entity without an end, a private key) the window doubles, up to 8192 characters; what was found
@@ -22,7 +22,7 @@ from extproc.redaction.pseudonyms import LITERAL, NAME
 from extproc.redaction.restore import Restorer
 from extproc.text import Channel, ChannelKind, Finding, TextFilter
 
-CONTEXT: Final = 128
+CONTEXT: Final = 64
 LOOK_AHEAD: Final = 64
 WINDOW: Final = 128
 LARGEST_WINDOW: Final = 8192

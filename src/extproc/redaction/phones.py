@@ -24,16 +24,25 @@ KIND: Final = "PHONE_NUMBER"
 _PLUS: Final = "+\uff0b"
 _GATE: Final = r"\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4}"
 _PLUS_GATE: Final = rf"[{_PLUS}]\D{{0,3}}\d(?:[^A-Za-z0-9\n\r]{{0,4}}\d){{4}}"
-_CLUSTER: Final = re.compile(r"[+\uff0b(\[\uff08\uff3b]{0,2}\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4,}")
+# What may stand between the digits of a number; as in phonenumbers.
+_BETWEEN: Final = r"x\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e-"
+_CLUSTER: Final = re.compile(rf"[+\uff0b(\[\uff08\uff3b]{{0,2}}\d(?:[{_BETWEEN}]{{0,4}}\d){{4,}}")
+_LISTED: Final = re.compile(r"(?<=\d{9})\s+(?=[+(]?\d{9})")  # numbers in a row, each in one piece
 _EXTENSION: Final = re.compile(
     r"[^\n\d]{0,12}?(?:xt|\uff58\uff54|\u0434\u043e\u0431|anexo|int|\uff49\uff4e\uff54|[x\uff58#\uff03~\uff5e;])[^\n\d]{0,16}",
     re.IGNORECASE,
 )  # between a number and its extension
 _BEFORE: Final = 12  # characters before a cluster that the matcher looks at, at most
 _BEHIND: Final = 40  # characters behind one: an extension
-_QUAD: Final = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_QUAD: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})")
 _FRACTION: Final = re.compile(r"\d\.\d+")
+_TIME: Final = 3  # characters behind a date that make a time stamp of it
+_ROW: Final = 40  # digits from which on a cluster is a table rather than a number
+_GROUP: Final = re.compile(r"\d+")
+_GROUPS: Final = 6  # groups that a number in a row has at most
+_MOST: Final = 15  # digits of the longest number (ITU-T E.164)
+_PLUS_OR_BRACKET: Final = _PLUS + "("
 _BARE: Final = 7  # digits that a number without a country code has at least, where nothing announces it
 _NATIONAL: Final = range(7, 16)  # digits of a number that is announced
 _UNSUPPORTED: Final = 0.3  # the score of what needs a word before it: below the least that counts
@@ -61,13 +70,20 @@ class _Region:
         patterns = {kind.national_number_pattern for kind in kinds if kind is not None and kind.national_number_pattern}
         abroad = metadata.international_prefix
         self.name: Final = name
-        self.any: Final = re.compile("|".join([*sorted(patterns), *([abroad] if abroad else [])]))
+        self._any: Final = re.compile("|".join([*sorted(patterns), *([abroad] if abroad else [])]))
+        self._whole: Final = re.compile(
+            rf"\d{{0,4}}(?:{'|'.join(sorted(patterns))})" + (f"|(?:{abroad}).*" if abroad else "")
+        )
         # A region in which parsing adds digits to what is written: there is no telling by what is written.
         self.rewrites: Final = re.fullmatch(r"(?:\\\d+)?", metadata.national_prefix_transform_rule or "") is None
 
+    def whole(self, digits: str) -> bool:
+        """Whether these digits may be one valid number of the region, with or without what is dialled before it."""
+        return self.rewrites or self._whole.fullmatch(digits) is not None
+
     def possible(self, digits: str) -> bool:
         """Whether some of these digits are a valid number of the region, or dial another country."""
-        return self.rewrites or self.any.search(digits) is not None
+        return self.rewrites or self._any.search(digits) is not None
 
 
 class PhoneFinder:
@@ -92,7 +108,8 @@ class PhoneFinder:
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
         """Numbers as they are written in one of the regions, or with a country code."""
         found: list[Raw] = []
-        for begin, end in _stretches(text):
+        text = _without_addresses(text)
+        for begin, end in _stretches(text, self._regions):
             for start, stop in self._spans(text, begin, end):
                 bare = text[start] not in _PLUS and _digits(text[start:stop]) < _BARE
                 found.append((start, stop, _UNSUPPORTED if bare else self._score))
@@ -110,7 +127,7 @@ class PhoneFinder:
         if len(self._memo) > _MEMO:
             self._memo.pop(next(iter(self._memo)), None)
         for start, stop in spans:
-            if not _is_other(text, begin + start, begin + stop):
+            if not _is_fraction(text, begin + start, begin + stop):
                 yield (begin + start, begin + stop)
 
     def _numbers(self, stretch: str) -> tuple[Range, ...]:
@@ -145,7 +162,8 @@ class PossiblePhoneFinder(PhoneFinder):
         """Numbers with a `+`, and with less than the least score those that need a word before them."""
         found: list[Raw] = []
         words = Context(text)
-        for begin, end in _stretches(text):
+        text = _without_addresses(text)
+        for begin, end in _stretches(text, self._regions):
             announced = any(
                 words.supports(number.start(), _ANNOUNCED) for number in _CLUSTER.finditer(text, begin, end)
             )
@@ -167,27 +185,60 @@ def _digits(value: str) -> int:
     return sum(char.isdecimal() for char in value)
 
 
-def _is_other(text: str, start: int, end: int) -> bool:
-    """Whether digits are an IP address, or what follows a decimal point."""
-    if _QUAD.fullmatch(text, start, end) is not None:
-        return True
+def _is_fraction(text: str, start: int, end: int) -> bool:
     return start > 1 and _FRACTION.fullmatch(text, start - 2, end) is not None
 
 
-def _stretches(text: str) -> Iterator[Range]:
+def _without_addresses(text: str) -> str:
+    """The text with line ends in the place of dotted quads: they are IP addresses, and part of no number."""
+    if not any(_QUAD.search(cluster.group()) for cluster in _CLUSTER.finditer(text)):
+        return text
+    return _QUAD.sub(lambda quad: "\n" * len(quad.group()), text)
+
+
+def _stretches(text: str, regions: Sequence[_Region]) -> Iterator[Range]:
     """Clusters of digits, each with what may belong to it; a number and its extension as one."""
-    clusters = _CLUSTER.finditer(text)
-    cluster = next(clusters, None)
+    parts = _parts(text)
+    part = next(parts, None)
     last = 0
-    while cluster is not None:
-        first, end = cluster.span()
-        lone = _QUAD.fullmatch(cluster.group()) is not None
-        cluster = next(clusters, None)
-        while cluster is not None and _EXTENSION.fullmatch(text, end, cluster.start()) is not None:
-            end = cluster.end()
-            lone = False
-            cluster = next(clusters, None)
-        if not lone:
-            limit = cluster.start() if cluster is not None else len(text)
-            yield (max(last, first - _BEFORE), min(limit, end + _BEHIND))
+    while part is not None:
+        first, end = part
+        part = next(parts, None)
+        if end - first > _ROW and _digits(text[first:end]) > _ROW:
+            yield from _row(text, first, end, regions)
+            last = end
+            continue
+        while part is not None and _EXTENSION.fullmatch(text, end, part[0]) is not None:
+            end = part[1]
+            part = next(parts, None)
+        limit = part[0] + _TIME if part is not None else len(text)
+        yield (max(last, first - _BEFORE), min(len(text), limit, end + _BEHIND))
         last = end
+
+
+def _parts(text: str) -> Iterator[Range]:
+    """Clusters of digits; of a list of numbers in one piece each, every one."""
+    for cluster in _CLUSTER.finditer(text):
+        begin, end = cluster.span()
+        for gap in _LISTED.finditer(text, begin, end):
+            yield (begin, gap.start())
+            begin = gap.end()
+        yield (begin, end)
+
+
+def _row(text: str, start: int, end: int, regions: Sequence[_Region]) -> Iterator[Range]:
+    """The groups of a long row of digits that may be numbers, from left to right, the longest first."""
+    groups = [match.span() for match in _GROUP.finditer(text, start, end)]
+    number = 0
+    while number < len(groups):
+        digits, behind, first = "", number + 1, groups[number][0]
+        found: Range | None = None
+        for other in range(number, min(len(groups), number + _GROUPS)):
+            digits += text[groups[other][0] : groups[other][1]]
+            if len(digits) > _MOST:
+                break
+            if len(digits) >= _BARE and any(region.whole(digits) for region in regions):
+                found, behind = (first - (text[first - 1] in _PLUS_OR_BRACKET), groups[other][1]), other + 1
+        if found is not None:
+            yield found
+        number = behind

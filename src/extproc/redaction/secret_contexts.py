@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-
 COUNTED: Final = 64
 
 
@@ -48,6 +47,7 @@ _NAMES_OF_WORDS: Final = (
     r"pass(?:word|wd|phrase|code)s?|passwrd|pswd|pwd|(?:[_.-]|\b)pass(?:[_.-]?(?:enc|prod|dev))?|(?:[_.-]|\b)pw|passwort|"
     r"contrase[n?]a|mot[_ ]de[_ ]passe|senha"
 )
+_SUFFIX: Final = r"(?:[_.-]?(?:\d{1,2}|prod|production|dev|test|stage|staging|live|new|old|primary|secondary))?"
 _OF: Final = r"(?:[ \t](?:for|of|to|on)[ \t][A-Za-z0-9_.@/ -]{1,40}?)?"
 
 CONTEXTS: Final[tuple[Context, ...]] = (
@@ -143,7 +143,7 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "assigned-token",
         "API_KEY",
         "assigned",
-        rf"(?i)(?:{_NAMES_OF_KEYS})s?{_OF}{_ASSIGN}{_OPEN}{_VALUE}",
+        rf"(?i)(?:{_NAMES_OF_KEYS})s?{_SUFFIX}{_OF}{_ASSIGN}{_OPEN}{_VALUE}",
         again=True,
     ),
     Context(  # the shape of environment variables
@@ -165,8 +165,17 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         "assigned-password",
         "PASSWORD",
         "password",
-        rf"(?i)(?:{_NAMES_OF_WORDS}){_OF}{_ASSIGN}(?:[brf]{{0,2}}(?:\\?\"([^\"\\\n]{{6,}})\\?\"|\\?'([^'\\\n]{{6,}})\\?'|"
+        rf"(?i)(?:{_NAMES_OF_WORDS}){_SUFFIX}{_OF}{_ASSIGN}(?:[brf]{{0,2}}(?:\\?\"([^\"\\\n]{{6,}})\\?\"|\\?'([^'\\\n]{{6,}})\\?'|"
         rf"`([^`\\\n]{{6,}})`)|({_BARE}))",
+        again=True,
+    ),
+    Context(  # a list of variables: `name: DB_PASSWORD` and, apart from it, `value: …`
+        "named-value",
+        "PASSWORD",
+        "password",
+        r"(?i)\bname[\\'\"]{0,2}\s{0,3}[:=]\s{0,3}[\\'\"]{0,2}[a-z0-9_.-]{0,40}(?:password|passwd|passphrase|secret|token|api_?key)"
+        r"[a-z0-9_.-]{0,20}[\\'\"]{0,2}(?:,|\s){1,20}[\\'\"]{0,2}value[\\'\"]{0,2}\s{0,3}[:=]\s{0,3}[\\'\"]{0,2}"
+        rf"({_BARE})",
         again=True,
     ),
     Context(

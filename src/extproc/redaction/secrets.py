@@ -67,12 +67,13 @@ class _Matcher:
         match = self._pattern.search(data, position)
         while match is not None:
             start, end = self._span(match)
-            score = self._score(text[start : _trimmed(text, start, end)])
+            last = _trimmed(text, start, end)
+            score = self._score(text[start:last])
             if score is not None:
                 if rule.again and end - start == COUNTED:
                     end = self._whole(text, end)
-                end = _trimmed(text, start, end)
-                yield Finding(rule.kind, start, end, score, rule.id)
+                    last = _trimmed(text, start, end)
+                yield Finding(rule.kind, start, last, score, rule.id)
             position = max(position + 1, start if score is None and rule.again else end)
             check()
             match = self._pattern.search(data, position)
