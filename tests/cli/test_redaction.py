@@ -40,7 +40,7 @@ def test_a_row_for_each_tier_and_text(project: Path, capsys: pytest.CaptureFixtu
 
     assert told["profile"] == "standard"
     tiers = ["patterns: new", "patterns, secrets: new", "known (cache)"]
-    assert [(tier, name) for tier in tiers for name in ("one (880)", "two (880)")] == [
+    assert [(tier, name) for tier in tiers for name in ("one (900)", "two (900)")] == [
         (row["tier"], row["sample"]) for row in told["rows"]
     ]
     assert all(row["runs"] > 1 and 0 < row["p50"] <= row["p99"] and row["per_1k"] > 0 for row in told["rows"])

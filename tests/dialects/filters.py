@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from extproc.dialects import sse
@@ -182,9 +182,9 @@ def responses_result(stream: bytes) -> tuple[dict, list]:
     return grown, others
 
 
-def every_cut(body: bytes) -> Iterator[list[int]]:
-    """Once whole, once cut at every byte offset, once in single bytes."""
-    yield []
-    for offset in range(1, len(body)):
-        yield [offset]
-    yield list(range(1, len(body)))
+def every_cut(body: bytes, step: int = 1) -> Iterator[Sequence[int]]:
+    """Once whole, once in single bytes, once cut at every byte offset, or at each `step`th."""
+    yield ()
+    yield range(1, len(body))
+    for offset in range(1, len(body), step):
+        yield (offset,)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dialects.filters import Drip, Patient, Same, Swap, events, responses_result, run, swap
+from dialects.filters import Drip, Patient, Same, Swap, events, every_cut, responses_result, run, swap
 from extproc.dialects.openai_responses import OpenAIResponses
 from extproc.dialects.openai_responses_edit import ResponsesStreamEditor
 
@@ -108,8 +108,8 @@ def wanted() -> tuple[dict, list]:
 @pytest.mark.parametrize("texts", [Swap, Patient])
 def test_wherever_it_is_cut(texts: type[Swap]) -> None:
     """Deltas, their complete texts and the echoed request: the same bytes go out whatever the pieces were."""
-    cuts = [[], list(range(1, len(STREAM))), *([offset] for offset in range(1, len(STREAM)))]
-    outs = {run(ResponsesStreamEditor(texts()), STREAM, cut) for cut in cuts[:: 1 if texts is Swap else 7]}
+    cuts = every_cut(STREAM, 1 if texts is Swap else 7)
+    outs = {run(ResponsesStreamEditor(texts()), STREAM, cut) for cut in cuts}
     (out,) = outs
     assert responses_result(out) == wanted()
     deltas = [

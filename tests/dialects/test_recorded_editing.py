@@ -13,7 +13,7 @@ from recorded.test_dialects import RESPONSES, ROOT, _dialect, _name
 pytestmark = pytest.mark.recorded
 
 RESULTS = {"openai_chat": chat_result, "openai_responses": responses_result, "anthropic_messages": messages_result}
-SAMPLE_SIZE = 6_000  # bytes: streams up to this are cut at every offset
+SAMPLE_SIZE = 4_000  # bytes: streams up to this are cut at every offset
 STREAMS = [case for case in RESPONSES if case[1]["files"]["response"].endswith(".sse")]
 WELL_FORMED = [case for case in STREAMS if "malformed" not in case[0].parts and _dialect(case[1]).name in RESULTS]
 

@@ -196,7 +196,7 @@ class Machine:
                 stderr=out,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 110  # detectors are compiled on the first start
         while b"is up" not in (self.folder / "up.out").read_bytes():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the gateway did not start:\n{(self.folder / 'up.out').read_text()}")

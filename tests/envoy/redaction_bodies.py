@@ -25,10 +25,10 @@ def arguments(v: Plants) -> dict[str, Any]:
 
 def chat(v: Plants) -> dict[str, Any]:
     """Chat Completions."""
-    tool = f"find_{v.employee()}"
+    tool = v.named("find_{}")
     function = {"name": tool, "arguments": json.dumps(arguments(v), ensure_ascii=False, indent=1)}
     picture = {"type": "image_url", "image_url": {"url": f"https://files.acme.com/a.png?for={v.email()}&x=1"}}
-    paper = {"type": "file", "file": {"filename": f"of {v.email()} now.pdf", "file_data": PAPER}}
+    paper = {"type": "file", "file": {"filename": v.named("of {} now.pdf"), "file_data": PAPER}}
     parts = [{"type": "text", "text": f"Look at {v()} and {v()}."}, picture, paper]
     parts.append({"type": "image_url", "image_url": {"url": PICTURE}})
     return {
@@ -36,7 +36,7 @@ def chat(v: Plants) -> dict[str, Any]:
         "messages": [
             {"role": "system", "content": f"Serve {v()} only."},
             {"role": "developer", "content": [{"type": "text", "text": f"Never say {v()}"}]},
-            {"role": "user", "name": f"u-{v.employee()}", "content": parts},
+            {"role": "user", "name": v.named("u-{}"), "content": parts},
             {
                 "role": "assistant",
                 "content": [{"type": "text", "text": f"It is {v()}"}, {"type": "refusal", "refusal": f"Not {v()}"}],
@@ -61,12 +61,12 @@ def chat(v: Plants) -> dict[str, Any]:
 
 def responses(v: Plants) -> dict[str, Any]:
     """Responses, with an array as its input."""
-    tool = f"find_{v.employee()}"
+    tool = v.named("find_{}")
     content = [
         {"type": "input_text", "text": f"See {v()}"},
         {"type": "input_image", "image_url": f"https://files.acme.com/b.png?for={v.email()}"},
         {"type": "input_image", "image_url": PICTURE},
-        {"type": "input_file", "filename": f"of {v.email()} x.pdf", "file_data": PAPER},
+        {"type": "input_file", "filename": v.named("of {} x.pdf"), "file_data": PAPER},
         {"type": "input_file", "file_url": f"https://files.acme.com/{v.email()}/c.pdf"},
     ]
     call = {"type": "function_call", "call_id": "c1", "name": tool, "arguments": json.dumps(arguments(v))}
@@ -112,7 +112,7 @@ def responses_string(v: Plants) -> dict[str, Any]:
 
 def messages(v: Plants) -> dict[str, Any]:
     """Messages."""
-    tool = f"find_{v.employee()}"
+    tool = v.named("find_{}")
     document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": f"Of {v()}"}}
     document |= {"title": f"By {v()}", "context": f"For {v()}", "citations": {"enabled": True}}
     pictures = [

@@ -7,6 +7,7 @@ from typing import Any
 from envoy.machine import LIMITS
 from envoy.redaction_values import PATTERNS
 
+# what is looked for is the same in all of them: detectors that are the same are compiled once
 PROFILES = {
     "blocking": "entities: {US_SSN: block, IBAN_CODE: block}\n      names: off",
     "operators": """entities:
@@ -14,7 +15,7 @@ PROFILES = {
         CREDIT_CARD: {mask: {keep_last: 4}}
         IBAN_CODE: hash
         US_SSN: {replace: "[number]"}
-        PHONE_NUMBER: allow
+        EMPLOYEE_ID: allow
       names: off""",
     "keyed": "placeholders: keyed\n      names: off",
     "keyed_history": "stored_history: keyed\n      names: off",
@@ -26,7 +27,7 @@ PROFILES = {
     "one_way": "names: off\n      restore: false",
     "keys": "names: off\n      argument_keys: true",
     "shadow": "mode: shadow\n      names: off",
-    "standard": "deny: {PROJECT: [Bluebird]}\n      names: off",
+    "standard": "names: off",
 }
 SECTION = (
     """

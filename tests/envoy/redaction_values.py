@@ -9,6 +9,7 @@ from collections.abc import Callable
 HARD = 'say "no"\\ to\nit\t🚀 {"a":[1]} שלום </b>'
 """Everything that breaks JSON, streams and careless string handling."""
 PATTERNS = """
+      deny: {PROJECT: [Bluebird]}
       patterns:
       - {kind: EMPLOYEE_ID, regex: 'E[0-9]{6}', score: 0.9}
       - {kind: CODENAME, regex: 'T[0-9]{6}~[^~]{0,80}~', score: 0.9}
@@ -17,12 +18,17 @@ PATTERNS = """
 
 
 class Plants:
-    """Makes values; no two are the same. `all` are those that must not be seen where nobody may see them."""
+    """Makes values; no two are the same. `all` are those that must not be seen where nobody may see them.
+
+    `in_names` are those in identifiers, which vendors let have no brackets: in a text that repeats such a one its
+    placeholder stays.
+    """
 
     def __init__(self, seed: int) -> None:
         self._dice = random.Random(seed)
         self._turn = 0
         self.all: list[str] = []
+        self.in_names: set[str] = set()
         self._makers: tuple[Callable[[], str], ...] = (self.email, self.iban, self.codename, self.card)
 
     def __call__(self) -> str:
@@ -37,6 +43,12 @@ class Plants:
     def employee(self) -> str:
         """A value that may stand in an identifier."""
         return self._keep(f"E{self._digits(6)}")
+
+    def named(self, form: str) -> str:
+        """An identifier: `form` with a value in the place of `{}`."""
+        value = self.employee()
+        self.in_names.add(value)
+        return form.format(value)
 
     def codename(self) -> str:
         """A value with quotes, backslashes, line ends, an emoji and letters from right to left."""

@@ -69,14 +69,19 @@ async def test_every_position(
     assert redacting.holding(values) == {}
     assert skeleton(without_options(seen.json())) == skeleton(body)
     assert len(PLACEHOLDER.findall(seen.body)) >= len(values) * 0.8
-    missing = [value for value in values if not any(value in one for one in said)]
-    assert missing == []
+    texts = [value for value in values if value not in plants.in_names]
+    assert [value for value in texts if not any(value in one for one in said)] == []
     assert not PLACEHOLDER.search("".join(said).encode())
     if "tools" in body:
+        assert called(body) & set(said)
         found = documents(said)
         assert found or kind is MESSAGES
-        for value in values:
-            assert not found or any(value in text for one in found for text in one.values())
+        assert not [value for one in found for value in texts if not any(value in text for text in one.values())]
+
+
+def called(body: dict[str, Any]) -> set[str]:
+    """Names of the tools in a request."""
+    return {tool.get("function", tool)["name"] for tool in body["tools"]} - {"other"}
 
 
 def without_options(tree: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.redaction.operators import (
@@ -31,6 +31,7 @@ def test_mask_covers_all_but_the_last():
     assert "#" * 5 == Mask("#").apply("PASSWORD", "horse")
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_characters="*"), max_size=80), st.integers(0, 32))
 def test_mask_never_shows_more_than_half(value, keep_last):
     """However much it was told to keep; and a long one does not tell how long it was."""
@@ -98,6 +99,7 @@ def test_blocked_kinds_each_once():
     assert "messages[0]: JWT" == str(Blocked(("JWT",), "messages[0]"))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_identifiers_hold_what_vendors_take(text):
     """Letters, digits, underscore, dash, and at least one of them."""

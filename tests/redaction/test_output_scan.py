@@ -21,9 +21,9 @@ TEXT, JSON, NAME = Channel((0, "content"), "text"), Channel((0, 1), "json"), Cha
 PEM = "PRIVATE " + "KEY-----"
 RULES = {
     "CREDIT_CARD": re.compile(r"(?<!\d)\d{4}(?:[ -]?\d{4}){3}(?!\d)"),
-    "EMAIL_ADDRESS": re.compile(r"[\w.]+@\w+\.\w+"),
+    "EMAIL_ADDRESS": re.compile(r"[\w.]+@\w+\.\w+", re.ASCII),
     "PERSON": re.compile(r"\bAnn(?: Lee)?\b"),
-    "JWT": re.compile(r"\beyJ\w+\.\w+\.\w+"),
+    "JWT": re.compile(r"\beyJ\w+\.\w+\.\w+", re.ASCII),
     "PRIVATE_KEY": re.compile(rf"-----BEGIN {PEM}.*?-----END {PEM}", re.DOTALL),
     "PLACE": re.compile(r"\bPERSON_\d+"),
 }
@@ -73,6 +73,7 @@ ANSWERS = st.lists(st.sampled_from(PIECES), max_size=24).map("".join)
 CUTS = st.lists(st.integers(0, 1500), max_size=16)
 
 
+@settings(deadline=None)
 @given(ANSWERS, CUTS)
 def test_cuts_do_not_matter(text, cuts):
     """The same edits in any cut, down to single characters."""
@@ -82,6 +83,7 @@ def test_cuts_do_not_matter(text, cuts):
     assert expected == run(OutputScan(scan, MASKS), TEXT, text, list(range(len(text))))
 
 
+@settings(deadline=None)
 @given(ANSWERS, CUTS)
 def test_blocks_come_at_the_same_place(text, cuts):
     """What stands before goes on, however it came."""
@@ -92,6 +94,7 @@ def test_blocks_come_at_the_same_place(text, cuts):
     assert ("!" in expected) == any(one.kind == "EMAIL_ADDRESS" for one in scan(text)) or "eyJ" in text
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([one for one in PIECES if "-----" not in one]), max_size=24).map("".join), CUTS)
 def test_a_stream_is_edited_like_a_whole(text, cuts):
     """Where what is found is shorter than what is looked ahead: each is replaced once."""
@@ -100,12 +103,12 @@ def test_a_stream_is_edited_like_a_whole(text, cuts):
     assert OutputScan(scan, operators).whole("text", text) == run(OutputScan(scan, operators), TEXT, text, cuts)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(ANSWERS, ANSWERS | st.integers(0, 10**17) | st.lists(ANSWERS, max_size=2), max_size=3),
     st.booleans(),
     CUTS,
 )
-@settings(max_examples=200)
 def test_documents_stay_documents(tree, ascii_only, cuts):
     """Masked in any cut, with the shape that they had; and a stream gives the same in every cut."""
     document = json.dumps(tree, ensure_ascii=ascii_only)
@@ -122,6 +125,7 @@ def test_documents_stay_documents(tree, ascii_only, cuts):
                 assert RULES["CREDIT_CARD"].search(text) is None
 
 
+@settings(deadline=None)
 @given(ANSWERS)
 def test_what_waits_is_bounded(text):
     """A window at most, where nothing long is under way; and most of a text goes on before its end."""

@@ -9,7 +9,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from extproc.redaction.operators import Allow, Block, Blocked, Hash, Mask, Operators, Pseudonym, Replace
@@ -72,6 +72,7 @@ def find(value: str, text: str, kind: str = "PERSON") -> tuple[Finding, ...]:
     return tuple(Finding(kind, match.start(), match.end(), 0.9) for match in re.finditer(re.escape(value), text))
 
 
+@settings(deadline=None)
 @given(REQUESTS, MODES, st.booleans())
 @example([("<PERSON_1>John", (Finding("PERSON", 10, 14, 1.0),)), ("<PERSON_2><PERSON_1>", ())], (None, ""), True)
 @example([("John", (Finding("PERSON", 0, 4, 1.0),)), ("<PERSON_1><LITERAL_1><LITERAL_2>", ())], (None, ""), True)
@@ -84,6 +85,7 @@ def test_restore_undoes_redact(request, mode, repeats):
     assert [text for text, _ in request] == [restorer.whole("text", text) for text in sent]
 
 
+@settings(deadline=None)
 @given(REQUESTS, REQUESTS, MODES)
 def test_a_chat_that_grows_keeps_its_beginning(history, new, mode):
     """What goes out for a text depends on those before it only: the provider's prompt cache stays warm."""
@@ -93,6 +95,7 @@ def test_a_chat_that_grows_keeps_its_beginning(history, new, mode):
     assert short.table().items() <= long.table().items()
 
 
+@settings(deadline=None)
 @given(REQUESTS, MODES)
 def test_equal_values_have_equal_placeholders(request, mode):
     """One placeholder a value and kind, and one value a placeholder."""
@@ -105,6 +108,7 @@ def test_equal_values_have_equal_placeholders(request, mode):
     assert len(values) <= len(found) + sum(text.count("<") for text, _ in request)
 
 
+@settings(deadline=None)
 @given(REQUESTS, MODES)
 def test_nothing_known_is_left(request, mode):
     """A value that was found once stands nowhere in that text and the later ones, as a word of its own."""
@@ -113,12 +117,15 @@ def test_nothing_known_is_left(request, mode):
     for text, findings in request:
         known |= {text[one.start : one.end] for one in findings if one.score < 1}
         sent = pseudonyms.redact(text, findings, OPERATORS)
-        rest = re.sub("<[A-Z][A-Z0-9_]*_[a-z0-9]+>", "\0", sent)
+        rest = re.sub(
+            "<[A-Z][A-Z0-9_]*_[a-z0-9]+>", "x", sent
+        )  # a letter: what follows a finding may be the rest of a word
         for value in known:
             if len(value) >= 6 and not value.isalpha() and "<" not in value and ">" not in value:
                 assert re.search(rf"(?<!\w){re.escape(value)}(?!\w)", rest) is None
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_untouched_texts_are_the_same_object(request):
     """So that a caller sees at once that there is nothing to edit; and `may_change` is never wrong about that."""
@@ -225,6 +232,7 @@ def test_identifiers_that_look_like_placeholders():
     assert "PERSON_1" == after.table()["LITERAL_1"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(inspected(), st.booleans()), max_size=6), MODES)
 def test_identifiers_come_back_too(request, mode):
     """Mixed with texts, in any order."""

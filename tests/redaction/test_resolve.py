@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.redaction.resolve import resolve
@@ -41,6 +41,7 @@ def winners(found: list[Finding]) -> dict[int, str]:
     return {index: kind for index, (_, kind) in best.items()}
 
 
+@settings(deadline=None)
 @given(findings())
 def test_every_character_stays_covered_by_the_best(found):
     """Nothing that was found is lost, nothing else is covered, and each character has the kind of its best finding."""
@@ -51,6 +52,7 @@ def test_every_character_stays_covered_by_the_best(found):
     assert all(left.end <= right.start for left, right in pairwise(resolved))
 
 
+@settings(deadline=None)
 @given(findings(), st.randoms(use_true_random=False))
 def test_the_order_in_which_they_come_does_not_matter(found, random):
     """Detectors may run in any order."""
@@ -60,6 +62,7 @@ def test_the_order_in_which_they_come_does_not_matter(found, random):
     assert resolve(found) == resolve(shuffled)
 
 
+@settings(deadline=None)
 @given(findings())
 def test_resolving_twice_changes_nothing(found):
     """What was resolved is resolved."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from extproc.redaction.operators import Operators, Pseudonym
@@ -69,6 +69,7 @@ def fuzz() -> ModuleType:
     return module
 
 
+@settings(deadline=None)
 @given(TEXTS, st.lists(st.integers(0, 200), max_size=12))
 def test_cuts_in_text_do_not_matter(text, cuts):
     """Any pieces give what the whole gives, and the whole is plain replacement."""
@@ -83,6 +84,7 @@ def test_cuts_in_text_do_not_matter(text, cuts):
     assert not restorer.holding
 
 
+@settings(deadline=None)
 @given(documents(), st.booleans(), st.lists(st.integers(0, 400), max_size=12))
 def test_cuts_in_documents_do_not_matter(tree, ascii_only, cuts):
     """The document stays the document, with restored strings, whatever the values hold."""
@@ -104,6 +106,7 @@ def test_cuts_in_documents_do_not_matter(tree, ascii_only, cuts):
     assert back(tree) == json.loads(whole)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, st.integers(0, 50), st.integers(1, 20)), max_size=5), st.lists(st.integers(0, 400)))
 def test_arguments_come_back(members, cuts):
     """Redacted string by string, sent as a document, echoed by the model, cut anywhere: equal to what was there."""
@@ -121,6 +124,7 @@ def test_arguments_come_back(members, cuts):
     assert [text for text, _, _ in members] == json.loads(got)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.sampled_from(("text", "json")))
 @example("<PERSON_\\", "json")
 def test_only_the_beginning_of_a_known_placeholder_waits(text, kind):
@@ -236,6 +240,7 @@ def test_counts():
     assert (4, 6) == (restorer.restored, restorer.emitted)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.sampled_from(("text", "json")))
 def test_pieces_without_a_trigger_byte_need_not_be_shown(text, kind: ChannelKind):
     """A reader that leaves them out, while nothing is held back, gets the same; events encode pieces as JSON."""

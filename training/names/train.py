@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "src/extproc/redaction/data/names.npz")
     parser.add_argument("--work", type=Path, default=ROOT / "build/names")
     parser.add_argument("--examples", type=int, default=60_000)
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--width", type=int, default=48)
     asked = parser.parse_args()

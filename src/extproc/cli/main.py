@@ -36,7 +36,9 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
         epilog="Start with `extproc up`. More on a command: extproc COMMAND --help",
     )
     if only is None:
-        parser.add_argument("--version", action="version", version=f"extproc {importlib.metadata.version('extproc')}")
+        parser.add_argument(
+            "-V", "--version", action="version", version=f"extproc {importlib.metadata.version('extproc')}"
+        )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, text) in COMMANDS.items():
         if not text and name != only:

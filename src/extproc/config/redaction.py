@@ -72,7 +72,7 @@ def _one_character(value: str) -> str:
 
 def _linear(value: str) -> str:
     """Judge an operator's pattern with the engine that will run it, which takes linear time or refuses."""
-    import re2  # type: ignore[import-untyped]  # no stubs; imported where patterns are written only
+    import re2  # no stubs; imported where patterns are written only
 
     if not 1 <= len(value) <= _MAX_PATTERN:
         raise bad("is empty or too long", f"write 1 to {_MAX_PATTERN} characters")

@@ -26,6 +26,7 @@ _GROUP: Final = re.compile(r"[0-9]+")
 _PRINTED: Final = frozenset(
     {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 4, 2), (4, 4, 4, 1), (6, 13)}
 )
+_BEGINNINGS: Final = frozenset({4, 6}) | frozenset(range(_FEWEST, _MOST + 1))  # digits of a first group
 _FILLER: Final = 2  # a number of so few different digits is a filler, not a card
 
 
@@ -109,8 +110,8 @@ def _run_start(text: str, start: int) -> int:
 def _cards(text: str, start: int, end: int) -> Iterator[Raw]:
     """The cards in a row of groups of digits with single spaces or dashes between them."""
     groups = [match.span() for match in _GROUP.finditer(text, start, end)]
-    for number, (first, _) in enumerate(groups):
-        if _is_inside_before(text, first):
+    for number, (first, behind) in enumerate(groups):
+        if (number > 0 and behind - first not in _BEGINNINGS) or _is_inside_before(text, first):
             continue
         digits = ""
         lengths: tuple[int, ...] = ()

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 import re2
-import regex
+import regex  # type: ignore[import-untyped]  # no stubs
 
 from extproc.redaction.finders import Gate, Raw, Regex, confirm, distinct, expression, starts_near
 from extproc.redaction.hyper import encodable, literal, refusal

@@ -16,15 +16,17 @@ from typing import Final, NamedTuple
 
 import hyperscan
 
-from extproc.redaction.folding import DOTTED_I, Folding, folding
+from extproc.redaction.folding import fold
 from extproc.text import DatabaseStore
 
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))  # second and later bytes of a UTF-8 character
 _CHEAPEST_CAP: Final = 1500  # a callback costs about 0.2 µs, so that a text costs at most a third of a millisecond more
 _CHARS_PER_CALLBACK: Final = 32  # a longer text may have more of them in proportion: the cost stays linear
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_DOTLESS_I: Final = "\u0131"  # matched by no ASCII letter, in any case
-_LAYOUT: Final = b"1"  # of what this module asks Hyperscan to compile; part of the key in the store
+_BEYOND_ASCII: Final = re.compile(r"\\[pPNX]|\\x\{|\\x[89A-Fa-f]|[^\x00-\x7f]")  # what a pattern in ASCII may mean
+_CASES: Final = {0x212A: "k", 0x17F: "s"}  # letters that RE2 takes for ASCII ones where case is ignored
+_CASE: Final = re.compile("[\u212a\u017f]")
+_LAYOUT: Final = b"2"  # of what this module asks Hyperscan to compile; part of the key in the store
 
 
 class Expression(NamedTuple):
@@ -94,63 +96,98 @@ class _Compiled:
         return hits
 
 
+class _Part:
+    """Expressions that look at a text in the same way: their database, and one in which each reports once."""
+
+    def __init__(self, expressions: Sequence[Expression], store: DatabaseStore | None, *, utf8: bool = False) -> None:
+        self.unicode: Final = any(expression.unicode for expression in expressions)
+        self.utf8: Final = utf8
+        self._all: Final = _load(expressions, store, utf8=utf8, single=False)
+        self._single: Final = _load(expressions, store, utf8=utf8, single=True)
+
+    def scan(self, data: bytes, cap: int) -> Hits:
+        """What matches in `data`, with offsets in bytes."""
+        hits = self._all.scan(data, cap)
+        if hits is not None:
+            return Hits(hits)
+        hits = self._single.scan(data, len(data) * 64)
+        if hits is None:  # each expression reports once: only a fault in Hyperscan leads here
+            raise RuntimeError("a database of single matches reported matches without end")
+        return Hits({expression: [] for expression in hits}, complete=False)
+
+
 class Database:
-    """Expressions compiled for texts in ASCII and for others. Safe to use from any number of threads at a time.
+    """Expressions that are looked for in one pass. Safe to use from any number of threads at a time.
 
     Compiling takes seconds for some hundred expressions; with a `store` it is done once per machine. Raises
     `ExpressionError` for an expression that cannot be compiled, `ValueError` where ids are not unique.
+
+    Texts are looked at as ASCII (see `folding`), but for expressions that name characters outside ASCII.
     """
 
     def __init__(self, expressions: Sequence[Expression], store: DatabaseStore | None = None) -> None:
-        self._expressions: Final = tuple(expressions)
-        if len({expression.id for expression in self._expressions}) != len(self._expressions):
+        if len({expression.id for expression in expressions}) != len(expressions):
             raise ValueError("two expressions have the same id")
-        self._store: Final = store
-        self._ascii: Final = self._load(ascii_only=True, single=False)
-        self._ascii_single: Final = self._load(ascii_only=True, single=True)
-        self._unicode: Final = self._load(ascii_only=False, single=False)
-        self._unicode_single: Final = self._load(ascii_only=False, single=True)
-        self._folding: Final[Folding] = folding(store)
+        utf8 = [expression for expression in expressions if needs_utf8(expression)]
+        others = [expression for expression in expressions if not needs_utf8(expression)]
+        wide = [expression for expression in others if expression.unicode]
+        narrow = [expression for expression in others if not expression.unicode]
+        parts = [_Part(group, store) for group in (wide, narrow) if group]
+        self._parts: Final = (*parts, *((_Part(utf8, store, utf8=True),) if utf8 else ()))
 
     def scan(self, text: str) -> Hits:
         """Which expressions can match in `text`, and where. Linear in the length of the text; never a skipped part."""
-        if not self._expressions or not text:
-            return Hits({})
         cap = max(_CHEAPEST_CAP, len(text) // _CHARS_PER_CALLBACK)
-        if text.isascii():
-            data = text.encode("ascii")
-            hits = self._ascii.scan(data, cap)
-            if hits is None:
-                return _existence(self._ascii_single, data)
-            for expression, ends in hits.items():
-                if len(ends) > 1:
-                    hits[expression] = sorted(set(ends))
-            return Hits(hits)
-        found = self._beyond_ascii(self._folding.fold(text), cap)
-        if DOTTED_I in text:  # a letter "i" to some expressions, a foreign one to others
-            found = _both(found, self._beyond_ascii(self._folding.fold(text.replace(DOTTED_I, _DOTLESS_I)), cap))
-        return found
+        hits: dict[int, list[int]] = {}
+        complete = True
+        for part in self._parts:
+            found = _look(part, text, cap)
+            complete = complete and found.complete
+            hits.update(found.ends)
+        for expression, ends in hits.items():
+            if not complete:
+                hits[expression] = []
+            elif len(ends) > 1:
+                hits[expression] = sorted(set(ends))
+        return Hits(hits, complete)
 
-    def _beyond_ascii(self, folded: str, cap: int) -> Hits:
-        data = encodable(folded).encode()
-        hits = self._unicode.scan(data, cap)
-        if hits is None:
-            return _existence(self._unicode_single, data)
-        return Hits(_in_characters(data, hits))
 
-    def _load(self, *, ascii_only: bool, single: bool) -> _Compiled:
-        """From the store where it is there and whole, compiled anew (and stored) otherwise."""
-        key = _key(self._expressions, ascii_only=ascii_only, single=single)
-        data = self._store.get(key) if self._store is not None else None
-        if data is not None:
-            try:
-                return _Compiled(hyperscan.loadb(data, hyperscan.HS_MODE_BLOCK))
-            except hyperscan.error:  # another version, another CPU, damaged: as good as absent
-                pass
-        database = _compile(self._expressions, ascii_only=ascii_only, single=single)
-        if self._store is not None:
-            self._store.put(key, hyperscan.dumpb(database))
-        return _Compiled(database)
+def _look(part: _Part, text: str, cap: int) -> Hits:
+    """What a part finds in a text, with offsets in characters."""
+    if text.isascii():
+        return part.scan(text.encode("ascii"), cap)
+    if part.utf8:
+        data = encodable(text).encode()
+        found = part.scan(data, cap)
+        return Hits(_in_characters(data, found.ends), found.complete)
+    found = part.scan(fold(text, unicode=part.unicode), cap)
+    if (
+        not part.unicode and _CASE.search(text) is not None
+    ):  # ASCII letters to a part of a pattern, no letters to others
+        other = part.scan(fold(text.translate(_CASES), unicode=False), cap)
+        ends = {key: [*found.ends.get(key, ()), *other.ends.get(key, ())] for key in {*found.ends, *other.ends}}
+        return Hits(ends, found.complete and other.complete)
+    return found
+
+
+def _load(expressions: Sequence[Expression], store: DatabaseStore | None, *, utf8: bool, single: bool) -> _Compiled:
+    """From the store where it is there and whole, compiled anew (and stored) otherwise."""
+    key = _key(expressions, utf8=utf8, single=single)
+    data = store.get(key) if store is not None else None
+    if data is not None:
+        try:
+            return _Compiled(hyperscan.loadb(data, hyperscan.HS_MODE_BLOCK))
+        except hyperscan.error:  # another version, another CPU, damaged: as good as absent
+            pass
+    database = _compile(expressions, utf8=utf8, single=single)
+    if store is not None:
+        store.put(key, hyperscan.dumpb(database))
+    return _Compiled(database)
+
+
+def needs_utf8(expression: Expression) -> bool:
+    """Whether an expression names characters outside ASCII, so that texts cannot be folded for it."""
+    return _BEYOND_ASCII.search(expression.pattern) is not None
 
 
 def literal(text: str) -> str:
@@ -169,27 +206,10 @@ def encodable(text: str) -> str:
 
 def refusal(expression: Expression) -> str | None:
     """Why a `Database` could not hold this expression, or None where it can."""
-    for ascii_only in (True, False):
-        flags = _flags(expression, ascii_only=ascii_only, single=False)
-        reason = _refusal(expression, flags)
-        if reason is not None:
-            reason = _refusal(expression, flags | hyperscan.HS_FLAG_PREFILTER)
-        if reason is not None:
-            return reason
-    return None
-
-
-def _existence(compiled: _Compiled, data: bytes) -> Hits:
-    hits = compiled.scan(data, len(data) * 64)
-    if hits is None:  # each expression reports once: only a fault in Hyperscan leads here
-        raise RuntimeError("a database of single matches reported matches without end")
-    return Hits({expression: [] for expression in hits}, complete=False)
-
-
-def _both(one: Hits, other: Hits) -> Hits:
-    complete = one.complete and other.complete
-    ends = {key: sorted({*one.ends.get(key, ()), *other.ends.get(key, ())}) for key in {*one.ends, *other.ends}}
-    return Hits(ends if complete else {key: [] for key in ends}, complete)
+    flags = _flags(expression, utf8=needs_utf8(expression), single=False)
+    if _refusal(expression, flags) is None:
+        return None
+    return _refusal(expression, flags | hyperscan.HS_FLAG_PREFILTER)
 
 
 def _in_characters(data: bytes, hits: dict[int, list[int]]) -> dict[int, list[int]]:
@@ -204,10 +224,10 @@ def _in_characters(data: bytes, hits: dict[int, list[int]]) -> dict[int, list[in
         characters += len(data[last:offset].translate(None, _CONTINUATION))
         position[offset] = characters
         last = offset
-    return {expression: sorted({position[offset] for offset in ends}) for expression, ends in hits.items()}
+    return {expression: [position[offset] for offset in ends] for expression, ends in hits.items()}
 
 
-def _flags(expression: Expression, *, ascii_only: bool, single: bool) -> int:
+def _flags(expression: Expression, *, utf8: bool, single: bool) -> int:
     flags = 0
     if expression.caseless:
         flags |= hyperscan.HS_FLAG_CASELESS
@@ -217,15 +237,15 @@ def _flags(expression: Expression, *, ascii_only: bool, single: bool) -> int:
         flags |= hyperscan.HS_FLAG_MULTILINE
     if single or expression.single:
         flags |= hyperscan.HS_FLAG_SINGLEMATCH
-    if not ascii_only:
+    if utf8:
         flags |= hyperscan.HS_FLAG_UTF8 | (hyperscan.HS_FLAG_UCP if expression.unicode else 0)
     return flags
 
 
-def _key(expressions: Sequence[Expression], *, ascii_only: bool, single: bool) -> str:
+def _key(expressions: Sequence[Expression], *, utf8: bool, single: bool) -> str:
     """Digest of all that decides what the compiled bytes are: what was asked for, by which Hyperscan, for which CPU."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((_LAYOUT, platform(), ascii_only, single, [tuple(item) for item in expressions])).encode())
+    digest.update(repr((_LAYOUT, platform(), utf8, single, [tuple(item) for item in expressions])).encode())
     return digest.hexdigest()
 
 
@@ -237,10 +257,10 @@ def platform() -> str:
     return f"{version('hyperscan')} {info.decode() if isinstance(info, bytes) else info}"
 
 
-def _compile(expressions: Sequence[Expression], *, ascii_only: bool, single: bool) -> hyperscan.Database:
+def _compile(expressions: Sequence[Expression], *, utf8: bool, single: bool) -> hyperscan.Database:
     flags: list[int] = []
     for expression in expressions:
-        exact = _flags(expression, ascii_only=ascii_only, single=single)
+        exact = _flags(expression, utf8=utf8, single=single)
         if _refusal(expression, exact) is None:
             flags.append(exact)
             continue
@@ -250,14 +270,11 @@ def _compile(expressions: Sequence[Expression], *, ascii_only: bool, single: boo
             raise ExpressionError(expression.id, reason)
         flags.append(approximate)
     database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-    if expressions:
-        database.compile(
-            expressions=[encodable(expression.pattern).encode() for expression in expressions],
-            ids=[expression.id for expression in expressions],
-            flags=flags,
-        )
-    else:
-        database.compile(expressions=[b"a"], ids=[0], flags=[0])  # an empty one cannot be; `scan` never asks it
+    database.compile(
+        expressions=[encodable(expression.pattern).encode() for expression in expressions],
+        ids=[expression.id for expression in expressions],
+        flags=flags,
+    )
     return database
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import regex
+import regex  # type: ignore[import-untyped]  # no stubs
 
 from extproc.redaction.finders import Gate, Raw, confirm, distinct, starts_near, width
 from extproc.redaction.presidio import Recognizer

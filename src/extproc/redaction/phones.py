@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -23,7 +24,7 @@ KIND: Final = "PHONE_NUMBER"
 
 _PLUS: Final = "+\uff0b"
 _GATE: Final = r"\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4}"
-_PLUS_GATE: Final = rf"[{_PLUS}]\D{{0,3}}\d(?:[^A-Za-z0-9\n\r]{{0,4}}\d){{4}}"
+_PLUS_GATE: Final = r"\+\D{0,3}\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4}"
 # What may stand between the digits of a number; as in phonenumbers.
 _BETWEEN: Final = r"x\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e-"
 _CLUSTER: Final = re.compile(rf"[+\uff0b(\[\uff08\uff3b]{{0,2}}\d(?:[{_BETWEEN}]{{0,4}}\d){{4,}}")
@@ -59,7 +60,7 @@ class _Region:
 
     def __init__(self, name: str) -> None:
         metadata = PhoneMetadata.metadata_for_region(name, None)
-        if metadata is None:
+        if metadata is None or metadata.country_code is None:
             raise ValueError(f"{name!r} is not a region with phone numbers")
         # A number is valid if it is one of any region with the same country code, as Canada has that of the US.
         shared = [
@@ -103,7 +104,8 @@ class PhoneFinder:
         self._leniency = Leniency.VALID
         self._regions: Final = tuple(_Region(region) for region in regions)
         self._key: Final = secrets.token_bytes(16)
-        self._memo: dict[bytes, tuple[Range, ...]] = {}
+        self._memo: Final[dict[bytes, tuple[Range, ...]]] = {}
+        self._lock: Final = threading.Lock()  # a worker scans on its loop, and in a thread
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
         """Numbers as they are written in one of the regions, or with a country code."""
@@ -120,12 +122,14 @@ class PhoneFinder:
         """The numbers in a stretch, in offsets of the text."""
         stretch = text[begin:end]
         digest = hashlib.blake2b(stretch.encode(errors="surrogatepass"), digest_size=16, key=self._key).digest()
-        spans = self._memo.pop(digest, None)
+        with self._lock:
+            spans = self._memo.pop(digest, None)
         if spans is None:
             spans = self._numbers(stretch)
-        self._memo[digest] = spans  # at the end: the oldest goes first
-        if len(self._memo) > _MEMO:
-            self._memo.pop(next(iter(self._memo)), None)
+        with self._lock:
+            self._memo[digest] = spans  # at the end: the oldest goes first
+            if len(self._memo) > _MEMO:
+                del self._memo[next(iter(self._memo))]
         for start, stop in spans:
             if not _is_fraction(text, begin + start, begin + stop):
                 yield (begin + start, begin + stop)
@@ -227,18 +231,17 @@ def _parts(text: str) -> Iterator[Range]:
 
 
 def _row(text: str, start: int, end: int, regions: Sequence[_Region]) -> Iterator[Range]:
-    """The groups of a long row of digits that may be numbers, from left to right, the longest first."""
+    """The groups of a long row of digits that may be numbers: for every group, the most that begin with it."""
     groups = [match.span() for match in _GROUP.finditer(text, start, end)]
-    number = 0
-    while number < len(groups):
-        digits, behind, first = "", number + 1, groups[number][0]
-        found: Range | None = None
-        for other in range(number, min(len(groups), number + _GROUPS)):
-            digits += text[groups[other][0] : groups[other][1]]
+    for number, (first, _) in enumerate(groups):
+        digits = ""
+        behind = 0
+        for begin, stop in groups[number : number + _GROUPS]:
+            digits += text[begin:stop]
             if len(digits) > _MOST:
                 break
             if len(digits) >= _BARE and any(region.whole(digits) for region in regions):
-                found, behind = (first - (text[first - 1] in _PLUS_OR_BRACKET), groups[other][1]), other + 1
-        if found is not None:
-            yield found
-        number = behind
+                behind = stop
+        if behind:
+            lead = 1 if first > start and text[first - 1] in _PLUS_OR_BRACKET else 0
+            yield (first - lead, behind if behind < end else min(len(text), end + _BEHIND))

@@ -13,7 +13,7 @@ from typing import Final, Protocol, cast
 
 import presidio_analyzer.predefined_recognizers as predefined
 import re2
-import regex
+import regex  # type: ignore[import-untyped]  # no stubs
 import tldextract
 from presidio_analyzer import PatternRecognizer, RecognizerRegistry
 
@@ -89,7 +89,7 @@ def recognizers(kinds: frozenset[str]) -> list[Recognizer]:
     registry.load_predefined_recognizers(languages=[LANGUAGE])
     registered = registry.get_recognizers(language=LANGUAGE, all_fields=True)
     found = [cast("Recognizer", recognizer) for recognizer in registered if isinstance(recognizer, PatternRecognizer)]
-    known = {type(recognizer) for recognizer in found}
+    known: set[type] = {type(recognizer) for recognizer in found}
     for other in vars(predefined).values():
         if isinstance(other, type) and issubclass(other, PatternRecognizer) and other not in known:
             made = cast("Callable[[], Recognizer]", other)()
@@ -110,10 +110,9 @@ class PresidioFinder:
         self.name: str = recognizer.name
         self.context: tuple[str, ...] = tuple(word.lower() for word in recognizer.context or ())
         self._recognizer = recognizer
-        cls = type(recognizer)
-        self._validates: Final = cls.validate_result is not PatternRecognizer.validate_result
-        self._invalidates: Final = cls.invalidate_result is not PatternRecognizer.invalidate_result
-        self._analyzes: Final = cls.analyze is not PatternRecognizer.analyze
+        self._validates: Final = _overrides(recognizer, "validate_result")
+        self._invalidates: Final = _overrides(recognizer, "invalidate_result")
+        self._analyzes: Final = _overrides(recognizer, "analyze")
         self._patterns: Final = tuple(
             (self._compile(pattern.regex), float(pattern.score), width(pattern.regex))
             for pattern in recognizer.patterns
@@ -170,6 +169,11 @@ class PresidioFinder:
             multiline=bool(flags & regex.MULTILINE),
             context=context,
         )
+
+
+def _overrides(recognizer: Recognizer, method: str) -> bool:
+    """Whether a recognizer does something of its own where Presidio's base class does what we do."""
+    return getattr(type(recognizer), method) is not getattr(PatternRecognizer, method)
 
 
 class EmailFinder(PresidioFinder):

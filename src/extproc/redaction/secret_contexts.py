@@ -115,6 +115,7 @@ CONTEXTS: Final[tuple[Context, ...]] = (
         r"(?i)\b(?:bearer|jwt)[ \t]{1,3}([A-Za-z0-9._~+/-]{16,64}={0,2})",
         again=True,
     ),
+    Context("basic-credentials", "BEARER_TOKEN", "basic", r"(?i)\bbasic[ \t]{1,3}([A-Za-z0-9+/]{8,}={0,2})"),
     Context(
         "authorization-header",
         "BEARER_TOKEN",

@@ -196,6 +196,16 @@ def judge_jwt(value: str) -> float | None:
     return FORMAT if isinstance(decoded, dict) and {"alg", "typ", "kid", "enc"} & decoded.keys() else None
 
 
+def judge_basic(value: str) -> float | None:
+    """Credentials of the scheme `Basic` decode to a user, a colon and a password (RFC 7617)."""
+    try:
+        decoded = base64.b64decode(value, validate=True).decode()
+    except ValueError:
+        return None
+    user, colon, password = decoded.partition(":")
+    return CONTEXT if user and colon and password and decoded.isprintable() else None
+
+
 def judge_block(value: str) -> float | None:
     """A block of key material between its markers: there must be some."""
     body = re.sub(r"-----[^-]{1,80}-----|\\[nr]|\s", "", value)
@@ -265,6 +275,7 @@ JUDGES: Final[Mapping[str, Judge]] = MappingProxyType(
         "uri": judge_uri,
         "connection": judge_connection,
         "jwt": judge_jwt,
+        "basic": judge_basic,
         "block": judge_block,
         "encoded-block": judge_encoded_block,
         "words": judge_words,

@@ -112,7 +112,7 @@ class _Word(NamedTuple):
 
 
 class TransformerDetector:
-    """Finds PERSON, and LOCATION and PHONE_NUMBER where asked. One thread at a time.
+    """Finds PERSON, and LOCATION and PHONE_NUMBER where asked. Any number of threads may share one.
 
     Raises `ModelMissingError` where ONNX Runtime or the tokenizers library is not installed, or the bytes are no model.
     """
