@@ -9,6 +9,7 @@ from extproc.config import load
 from extproc.exchange.effects import Caller, FindEntities, FoundEntities
 from extproc.policies.profiles import Attachments, OnTrouble, Profile, Scanners
 from extproc.redaction.operators import Operators
+from extproc.redaction.resolve import resolve
 from extproc.runtime import Detection, build
 from extproc.text import Check, Finding, never
 from gateway import CONFIG
@@ -36,7 +37,7 @@ class Words:
             for kind in self._kinds
             for match in re.finditer(WORDS[kind], text)
         ]
-        return tuple(sorted(found, key=lambda one: one.start))
+        return resolve(found)
 
     def is_long(self, texts: tuple[str, ...]) -> bool:
         return False

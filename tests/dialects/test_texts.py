@@ -188,8 +188,8 @@ RESPONSES = {
             "type": "mcp",
             "server_label": "tool_name@09a",
             "server_url": "url@09b",
-            "headers": {"id": "metadata@09c"},
-            "authorization": "metadata@09d",
+            "headers": {"id": "credential@09c"},
+            "authorization": "credential@09d",
             "allowed_tools": ["tool_name@09e"],
             "require_approval": {"never": {"tool_names": ["tool_name@09f"]}},
         },
@@ -281,7 +281,7 @@ ANTHROPIC = {
             "url": "url@10",
             "name": "tool_name@10b",
             "tool_configuration": {"allowed_tools": ["tool_name@10c"]},
-            "authorization_token": "metadata@11",
+            "authorization_token": "credential@11",
         }
     ],
     "tool_choice": {"type": "tool", "name": "tool_name@09c"},
@@ -461,7 +461,8 @@ def test_keys_of_arguments() -> None:
     view = registry.DIALECTS["anthropic_messages"].read_request(body)
     keys = list(view.argument_keys())
     assert [key.value for key in keys] == ["city", 'na"me', "x", "e"]
-    assert {key.kind for key in keys} == {"tool_arguments"}
+    assert {key.kind for key in keys} == {"key"}
+    assert [text.value for text in view.texts_and_keys()] == [*("n", "city", 'na"me', "x", "e"), "no"]
     edited = spans.splice(body, [Edit(*view.place(key.path), b'"k%d"' % index) for index, key in enumerate(keys)])
     tree["messages"][0]["content"][0]["input"] = {"k0": {"k1": [{"k2": 1}]}, "k3": []}
     assert json.loads(edited) == tree
@@ -490,9 +491,11 @@ NESTED = st.recursive(
 
 
 def strings(value: object) -> list[str]:
-    """Every string value below."""
+    """Every string value below, and every number of eight digits or more."""
     if isinstance(value, str):
         return [value]
+    if type(value) is int and value >= 10_000_000:
+        return [str(value)]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [text for child in inner for text in strings(child)]
 
@@ -505,7 +508,7 @@ def test_any_shape_is_walked(messages: list[object], tools: object, other: objec
     view = registry.DIALECTS["openai_chat"].read_request(body)
     texts = list(view.texts())
     places = [view.place(text.path) for text in texts]
-    assert [json.loads(body[start:end]) for start, end in places] == [text.value for text in texts]
+    assert [str(json.loads(body[start:end])) for start, end in places] == [text.value for text in texts]
     assert len(set(places)) == len(texts)
     assert [text.value for text in texts if text.path[0] == "x"] == strings(other)
 

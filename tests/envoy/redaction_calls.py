@@ -33,13 +33,10 @@ def messages(*texts: str, **more: Any) -> dict[str, Any]:
     return {**chat(*texts), "model": "smart", "max_tokens": 99, **more}
 
 
-def post(
-    gateway: Machine, path: str, body: dict[str, Any] | bytes, profile: str = "", **faults: str
-) -> httpx2.Response:
-    """Send it. `faults` are the simulator's, and `key`, `tenant` of the caller; it echoes unless told otherwise."""
-    key, tenant = faults.pop("key", gateway.key), faults.pop("tenant", "")
+def _request(gateway: Machine, path: str, body: dict[str, Any] | bytes, profile: str, told: dict[str, str]) -> Any:
+    key, tenant = told.pop("key", gateway.key), told.pop("tenant", "")
     headers = {"content-type": "application/json", "x-sim-echo": "last"}
-    headers |= {f"x-sim-{name.replace('_', '-')}": value for name, value in faults.items()}
+    headers |= {f"x-sim-{name.replace('_', '-')}": value for name, value in told.items()}
     if path.startswith("/anthropic"):
         headers |= {"x-api-key": key, "anthropic-version": "2023-06-01"}
     else:
@@ -49,8 +46,26 @@ def post(
     if tenant:
         headers["x-llm-tenant"] = tenant
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return {"method": "POST", "url": f"{gateway.url()}{path}", "content": data, "headers": headers}
+
+
+def post(gateway: Machine, path: str, body: dict[str, Any] | bytes, profile: str = "", **told: str) -> httpx2.Response:
+    """Send it. `told`: the simulator's faults, `key` and `tenant` of the caller; it echoes unless told otherwise."""
     with ways.raw(gateway) as http:
-        return http.post(f"{gateway.url()}{path}", content=data, headers=headers)
+        return http.request(**_request(gateway, path, body, profile, told))
+
+
+def received(gateway: Machine, path: str, body: dict[str, Any], profile: str) -> tuple[bytes, bool]:
+    """What comes of an answer, and whether it was cut off behind that."""
+    got = b""
+    with ways.raw(gateway) as http, http.stream(**_request(gateway, path, body, profile, {})) as reply:
+        assert reply.status_code == 200
+        try:
+            for piece in reply.iter_raw():
+                got += piece
+        except httpx2.RemoteProtocolError:
+            return got, True
+    return got, False
 
 
 def said(reply: httpx2.Response) -> str:

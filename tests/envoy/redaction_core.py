@@ -134,7 +134,9 @@ def spoken_events(events: Iterable[Any]) -> dict[tuple[Any, ...], str]:
         elif kind.startswith("response.") and kind.endswith(".delta"):
             add(event["delta"], kind.removesuffix(".delta"), event.get("output_index"))
         elif kind.startswith("response.") and kind.endswith(".done"):
-            add(event.get("text", event.get("arguments")), kind, event.get("output_index"))
+            add(event.get("text") or event.get("arguments"), kind, event.get("output_index"))
+        elif kind == "response.output_item.added":
+            add(event["item"].get("name"), "name", event["output_index"])
         elif kind == "response.completed":
             add(json.dumps(event["response"]["output"]), kind)
     return told

@@ -7,6 +7,7 @@ import re
 import secrets
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -21,9 +22,11 @@ from envoy.redaction_calls import (
     chat,
     messages,
     post,
+    received,
     refused,
     said,
 )
+from envoy.redaction_core import data_of, spoken, spoken_events
 from envoy.redaction_values import Plants
 from envoy.ways import Way, client, numbers, wait_for
 
@@ -266,19 +269,36 @@ class TestOutput:
         its = plants.email()
         body = messages("hi", stream=True) if path == MESSAGES else chat("hi", stream=True)
         body = {"model": "fast", "input": "hi", "stream": True} if path == RESPONSES else body
-        lead = "Well. " * 60
-        answer_saying(redacting, path, f"{lead} Write to {its} now.", stream=True)
-        reply = post(redacting, path, body, "blocking_output")
+        answer_saying(redacting, path, f"{'Well. ' * 60} Write to {its} now.", stream=True)
+        stream, _ = received(redacting, path, body, "blocking_output")
 
-        assert reply.status_code == 200
-        assert not any(its[at : at + 8] in reply.text for at in range(len(its) - 7))
-        assert said(reply).startswith("Well. ")
-        events = [json.loads(line[5:]) for line in reply.text.splitlines() if line.startswith("data: {")]
-        last = events[-1]
+        assert not any(its[at : at + 8].encode() in stream for at in range(len(its) - 7))
+        assert "Well. " in "".join(spoken(stream).values())
+        last = list(data_of(stream))[-1]
         assert "error" in last or last["type"] in ("error", "response.failed")
         assert "EMAIL_ADDRESS" in json.dumps(last)
-        assert reply.text.endswith("\n\n")
-        assert path != CHAT or reply.text.endswith("data: [DONE]\n\n")
+        assert stream.endswith(b"data: [DONE]\n\n" if path == CHAT else b"\n\n")
+
+    @pytest.mark.parametrize("api", ["openai", "anthropic"])
+    async def test_block_in_a_stream_is_an_error_of_the_sdk(self, redacting: Machine, plants: Plants, api: str) -> None:
+        """Raised by the iteration, after what could be said."""
+        path, body = (MESSAGES, messages("hi")) if api == "anthropic" else (CHAT, chat("hi"))
+        answer_saying(redacting, path, f"{'Well. ' * 60} Write to {plants.email()} now.", stream=True)
+        options: dict[str, Any] = {"default_headers": {"x-llm-data-class": "blocking_output"}}
+        sdk = client(redacting, api, Way("base_url", "h1", "async"), **options)
+        place = sdk.messages if api == "anthropic" else sdk.chat.completions
+        stream = await place.create(**body, stream=True)
+        events: list[Any] = []
+
+        async def read() -> None:
+            async for event in stream:
+                events.append(event.model_dump())
+
+        with pytest.raises((openai.APIError, anthropic.APIError), match="EMAIL_ADDRESS"):
+            await read()
+        await sdk.close()
+
+        assert "Well. " in "".join(spoken_events(events).values())
 
     @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
     def test_block_in_json(self, redacting: Machine, plants: Plants, path: str) -> None:

@@ -36,7 +36,7 @@ def inspect(body: bytes):
     given_profile = msgspec.structs.replace(profile("p"), operators=OPERATORS)
     inspection = Inspection(ChatRequest(body), given_profile)
     scanner = Words("x")
-    found = tuple(tuple(scanner.scan(text) for text in texts) for texts in (inspection.prose, inspection.identifiers))
+    found = tuple(tuple(scanner.scan(text) for text in texts) for texts in (inspection.prose, inspection.formed))
     pseudonyms = Pseudonyms()
     return splice(body, inspection.edits(found, pseudonyms, Redaction("p", shadow=False))), pseudonyms
 

@@ -35,7 +35,9 @@ class Text(NamedTuple):
     `path` is where (`("messages", 0, "content", 1, "text")`), `kind` what it is: `text`, `name`, `tool_name` (an
     identifier that tools are called by), `tool_description`, `json` (a string that holds a JSON document: the arguments
     of a call), `tool_arguments`, `tool_result`, `metadata`, `url` (a link, or an inline file), `input`, `schema`,
-    `signed` (the vendor verifies a signature over it: it may be looked at, and never edited).
+    `signed` (the vendor verifies a signature over it: it may be looked at, and never edited), `credential` (given to the
+    vendor so that it can use it, such as a remote tool's token), `key` (the name of a member of tool arguments). A whole
+    number of eight digits or more in free-form values is a text too: its digits.
     """
 
     path: Path
@@ -81,6 +83,10 @@ class RequestView(ABC):
         They are no texts and stay as they are, unless a policy asks for them.
         """
         return iter(())
+
+    def texts_and_keys(self) -> Iterator[Text]:
+        """As `texts`, with the argument keys (kind `key`) where they stand in the order."""
+        return self.texts()
 
     def value(self, path: Path) -> object:
         """The parsed value at `path`; None where nothing is there."""

@@ -15,13 +15,15 @@ import orjson
 
 from extproc.dialects.spans import literal
 
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*:)?', re.DOTALL)
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*:)?|[1-9][0-9]{7,}(?![0-9.eE])', re.DOTALL)
+_BEHIND_KEY: Final = re.compile(r"\s*:")
 
 
 def leaves(document: str, *, keys: bool = False) -> list[tuple[int, int, str]] | None:
     """`(start, end, value)` of every string value, in document order; offsets in characters, quotes included.
 
-    With `keys` the names of members come too. None where `document` is no strict JSON object or array: text that looks
+    With `keys` the names of members come too (see `is_key`). Whole numbers of eight digits or more come as their digits.
+    None where `document` is no strict JSON object or array: text that looks
     like JSON, a bare string, or an unfinished document; it is to be looked at as plain text then.
     """
     try:
@@ -33,6 +35,10 @@ def leaves(document: str, *, keys: bool = False) -> list[tuple[int, int, str]] |
     found = []
     for match in _STRING.finditer(document):
         after = match.start(1)
+        if document[match.start()] != '"':
+            if document[match.start() - 1] not in ".-+eE":  # not the rest of a fraction, of an exponent
+                found.append((*match.span(), match.group()))
+            continue
         if after < 0:
             start, end = match.span()
         elif keys:
@@ -42,6 +48,11 @@ def leaves(document: str, *, keys: bool = False) -> list[tuple[int, int, str]] |
         value = document[start + 1 : end - 1]
         found.append((start, end, orjson.loads(document[start:end]) if "\\" in value else value))
     return found
+
+
+def is_key(document: str, end: int) -> bool:
+    """Whether the string that ends at `end` is the name of a member."""
+    return _BEHIND_KEY.match(document, end) is not None
 
 
 def splice(document: str, edits: Iterable[tuple[int, int, str]]) -> str:

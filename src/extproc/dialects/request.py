@@ -95,8 +95,18 @@ class JsonRequest(RequestView):
 
     def argument_keys(self) -> Iterator[Text]:
         """Names of the members of tool arguments."""
-        for path, value in self._walk().arguments:
-            yield from keys_below(value, path, "tool_arguments")
+        for _, path, value in self._walk().arguments:
+            yield from keys_below(value, path, "key")
+
+    def texts_and_keys(self) -> Iterator[Text]:
+        """As `texts`, with the names of the members of tool arguments before the texts of each."""
+        walk = self._walk()
+        done = 0
+        for before, path, value in walk.arguments:
+            yield from walk.texts[done:before]
+            yield from keys_below(value, path, "key")
+            done = before
+        yield from walk.texts[done:]
 
     @property
     def stored_history(self) -> str | None:

@@ -57,8 +57,8 @@ _SIGNED: Final = {"thinking": "thinking", "reasoning.text": "text"}  # type of a
 _STORED: Final = frozenset({"container_id", "file_id", "file_ids", "vector_store_ids"})
 _TOOL_STRINGS: Final[Mapping[str, str]] = {
     **{key: kind for key, kind in REQUEST_STRINGS.items() if kind == OPAQUE},
-    "authorization": "metadata",
-    "authorization_token": "metadata",
+    "authorization": "credential",
+    "authorization_token": "credential",
     "description": "tool_description",
     "name": _BY_PART,
     "server_label": "tool_name",
@@ -67,9 +67,9 @@ _TOOL_STRINGS: Final[Mapping[str, str]] = {
 }
 _TOOL_SCHEMAS: Final = frozenset({"input_schema", "json_schema", "output_schema", "parameters", "schema"})
 _TOOL_MAPS: Final = {
-    "authorization": "metadata",
+    "authorization": "credential",
     "examples": "schema",
-    "headers": "metadata",
+    "headers": "credential",
     "input_examples": "schema",
 }
 _NAME_LISTS: Final = frozenset({"allowed_tools", "tool_names"})
@@ -82,6 +82,8 @@ _SCHEMA_VALUES: Final = frozenset({"additionalProperties", "contains", "else", "
 _TOOL_ROLES: Final = ("tool", "function")
 _RESULT_TYPES: Final = ("tool_result", "_output")
 _HOLDERS: Final = frozenset({str, dict, list})  # types of values that are or may hold a text
+_LEAVES: Final = _HOLDERS | {int}
+_LONG_NUMBER: Final = 10_000_000  # eight digits: below are counts and small sums, no cards, accounts and phones
 
 
 def keys_below(value: object, path: Path, kind: str) -> Iterator[Text]:
@@ -99,7 +101,7 @@ class Walk:
     """Collects texts in the order in which its methods are called.
 
     `texts` are the texts; `stored` the paths of ids by which a request leans on something the vendor stored;
-    `arguments` the tool arguments that are objects or arrays.
+    `arguments` the tool arguments that are objects or arrays, each with the number of texts before it.
     """
 
     __slots__ = ("_strings", "arguments", "stored", "texts")
@@ -108,21 +110,23 @@ class Walk:
         """`strings`: kinds of string values by key."""
         self.texts: list[Text] = []
         self.stored: list[Path] = []
-        self.arguments: list[tuple[Path, object]] = []
+        self.arguments: list[tuple[int, Path, object]] = []
         self._strings = strings
 
     def every(self, value: object, path: Path, kind: str) -> None:
-        """Every string at or below `value`, whatever its key."""
+        """Every string at or below `value`, whatever its key, and every number long enough to be someone's."""
         if type(value) is str:
             self.texts.append(Text(path, kind, value))
         elif is_object(value):
             for key, child in value.items():
-                if type(child) in _HOLDERS:
+                if type(child) in _LEAVES:
                     self.every(child, (*path, key), kind)
         elif is_array(value):
             for index, child in enumerate(value):
-                if type(child) in _HOLDERS:
+                if type(child) in _LEAVES:
                     self.every(child, (*path, index), kind)
+        elif type(value) is int and value >= _LONG_NUMBER:
+            self.texts.append(Text(path, kind, str(value)))
 
     def content(self, value: object, path: Path, kind: str) -> None:
         """Texts of a message, an item, a content part or an array of them; `kind` is what plain text in it is."""
@@ -166,7 +170,7 @@ class Walk:
         free = _FREE_FORM.get(key)
         if free is not None:
             if free == "tool_arguments":
-                self.arguments.append((path, value))
+                self.arguments.append((len(self.texts), path, value))
             self.every(value, path, free)
         elif key == "tools":
             self.tools(value, path)

@@ -7,6 +7,7 @@ is kept: what a placeholder stands for is known from the request in which it was
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from typing import ClassVar, Final, cast
 
 from extproc.dialects.dialect import ReadLimits, RequestView, ResponseEditor
@@ -19,6 +20,7 @@ from extproc.exchange.facts import Facts, Redaction
 from extproc.exchange.policy import Policy
 from extproc.policies.inspection import Inspection
 from extproc.policies.profiles import Profile, Profiles
+from extproc.redaction.operators import Allow, Operators
 from extproc.redaction.output_scan import OutputScan
 from extproc.redaction.pseudonyms import Pseudonyms
 from extproc.redaction.restore import Restorer
@@ -76,7 +78,7 @@ class RedactPolicy(Policy):
         draft.edits += inspection.edits(found, pseudonyms, noted)
         if noted.entities:
             draft.note("llm", redacted=sum(noted.entities.values()))
-        if not noted.shadow and profile.restore and pseudonyms.table():
+        if not noted.shadow and pseudonyms.table():
             self._pseudonyms = pseudonyms
 
     def _keyed(self, request: RequestView, profile: Profile) -> bool:
@@ -95,7 +97,7 @@ class RedactPolicy(Policy):
     ) -> Generator[Effect, object, tuple[Findings, Findings]]:
         found: list[Findings] = []
         budget, scanners = profile.on_trouble.budget, profile.scanners
-        for scanner, texts in ((scanners.texts, inspection.prose), (scanners.identifiers, inspection.identifiers)):
+        for scanner, texts in ((scanners.texts, inspection.prose), (scanners.identifiers, inspection.formed)):
             if not texts:
                 found.append(())
                 continue
@@ -136,11 +138,17 @@ class RedactPolicy(Policy):
 
     def _filter(self, profile: Profile, noted: Redaction) -> TextFilter | None:
         texts: TextFilter | None = None
-        if self._pseudonyms is not None:
+        if self._pseudonyms is not None and profile.restore:
             texts = self._restorer = Restorer(self._pseudonyms.table())
         if profile.output is not None:
             output = profile.output
-            return OutputScan(output.scanner.scan, output.operators, texts, noted.count)
+            ours = self._pseudonyms.table().__contains__ if self._pseudonyms is not None else None
+            if noted.shadow:
+                would = output.operators
+                counted = partial(_count_would, noted, would)
+                operators = Operators(dict.fromkeys(would.kinds, Allow()))
+                return OutputScan(output.scanner.scan, operators, texts, counted, ours)
+            return OutputScan(output.scanner.scan, output.operators, texts, noted.count, ours)
         return texts
 
     def response_body(self, facts: Facts, event: ResponseBody, draft: Draft) -> bytes | None:
@@ -151,3 +159,8 @@ class RedactPolicy(Policy):
         """Note how many placeholders came back."""
         if self._restorer is not None and facts.redaction is not None:
             facts.redaction.restored = self._restorer.restored
+
+
+def _count_would(noted: Redaction, would: Operators, kind: str, _operator: str) -> None:
+    """In shadow mode: count what would have become of it."""
+    noted.count(kind, would.name(kind))

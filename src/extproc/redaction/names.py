@@ -23,8 +23,8 @@ SEARCH: Final = 1000
 """How far past `CHUNK` a blank is looked for to cut at; without one the text is cut where it stands."""
 GAP: Final = (NO_TOKEN,) * REACH
 """Stands around every text, as it did in training; texts that are scored together do not see each other."""
-MEMO: Final = 12_288
-"""Most tokens in the memo: 1.3 kB each."""
+MEMO: Final = 16_384
+"""Most tokens in the memo: 1 kB each."""
 GROWTH: Final = 2048
 BATCH: Final = 600
 """Tokens up to which short texts are put together."""
@@ -262,10 +262,12 @@ def _trimmed(tokens: Sequence[str], first: int, last: int) -> tuple[int, int]:
 
 
 def _is_code(tokens: Sequence[str], first: int, last: int) -> bool:
-    """Whether a run has no word in it, or is one small word that is called or is a part of a longer identifier."""
+    """Whether a run has no word of two letters, or is one small word that is called or part of a longer identifier."""
     words = [token.strip() for token in tokens[first : last + 1] if token.strip()[:1].isalpha()]
     if len(words) != 1:
-        return not words
+        return max(map(len, words), default=0) < 2
+    if len(words[0]) < 2:
+        return True
     before = tokens[first - 1] if first and tokens[first][0] != " " else ""
     after = tokens[last + 1] if last + 1 < len(tokens) else ""
     return words[0].islower() and (after in {"(", "_"} or before == "_")

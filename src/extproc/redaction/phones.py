@@ -11,6 +11,7 @@ import hashlib
 import re
 import secrets
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -23,11 +24,14 @@ from extproc.text import Check
 KIND: Final = "PHONE_NUMBER"
 
 _PLUS: Final = "+\uff0b"
-_GATE: Final = r"\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4}"
-_PLUS_GATE: Final = r"\+\D{0,3}\d(?:[^A-Za-z0-9\n\r]{0,4}\d){4}"
-# What may stand between the digits of a number; as in phonenumbers.
+_LEAD: Final = "+\uff0b([\uff08\uff3b"  # what a number may begin with
+# What may stand between the digits of a number, as in phonenumbers; and the same as gates see it (see `folding`).
 _BETWEEN: Final = r"x\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e-"
-_CLUSTER: Final = re.compile(rf"[+\uff0b(\[\uff08\uff3b]{{0,2}}\d(?:[{_BETWEEN}]{{0,4}}\d){{4,}}")
+_FOLDED: Final = r"xX ()\[\]./~_\x01\x0b-"
+_GATE: Final = rf"\d(?:[{_FOLDED}]{{0,4}}\d){{4}}"
+_PLUS_GATE: Final = rf"\+[{_FOLDED}]{{0,4}}{_GATE}"
+_CLUSTER: Final = re.compile(rf"\d(?:[{_BETWEEN}]{{0,4}}\d){{4,}}")
+_AHEAD: Final = 21  # characters from the first digit of a cluster to the end of its fifth, at most
 _LISTED: Final = re.compile(r"(?<=\d{9})\s+(?=[+(]?\d{9})")  # numbers in a row, each in one piece
 _EXTENSION: Final = re.compile(
     r"[^\n\d]{0,12}?(?:xt|\uff58\uff54|\u0434\u043e\u0431|anexo|int|\uff49\uff4e\uff54|[x\uff58#\uff03~\uff5e;])[^\n\d]{0,16}",
@@ -99,7 +103,7 @@ class PhoneFinder:
     def __init__(self, regions: Sequence[str], score: float, context: tuple[str, ...]) -> None:
         self.name: str = "phones"
         self.context: Final = context
-        self.gates: tuple[Gate, ...] = (Gate(_GATE, single=True),)
+        self.gates: tuple[Gate, ...] = (Gate(_GATE),)
         self._score: Final = score
         self._leniency = Leniency.VALID
         self._regions: Final = tuple(_Region(region) for region in regions)
@@ -110,8 +114,8 @@ class PhoneFinder:
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
         """Numbers as they are written in one of the regions, or with a country code."""
         found: list[Raw] = []
-        text = _without_addresses(text)
-        for begin, end in _stretches(text, self._regions):
+        text, clusters = _clusters(text, hits)
+        for begin, end in _stretches(text, clusters, self._regions):
             for start, stop in self._spans(text, begin, end):
                 bare = text[start] not in _PLUS and _digits(text[start:stop]) < _BARE
                 found.append((start, stop, _UNSUPPORTED if bare else self._score))
@@ -159,18 +163,17 @@ class PossiblePhoneFinder(PhoneFinder):
     def __init__(self, regions: Sequence[str], score: float) -> None:
         super().__init__(regions, score, _ANNOUNCED)
         self.name = "possible_phones"
-        self.gates = (Gate(_PLUS_GATE, single=True), Gate(_GATE, single=True, context=True))
+        self.gates = (Gate(_PLUS_GATE), Gate(_GATE, context=True))
         self._leniency = Leniency.POSSIBLE
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
         """Numbers with a `+`, and with less than the least score those that need a word before them."""
         found: list[Raw] = []
         words = Context(text)
-        text = _without_addresses(text)
-        for begin, end in _stretches(text, self._regions):
-            announced = any(
-                words.supports(number.start(), _ANNOUNCED) for number in _CLUSTER.finditer(text, begin, end)
-            )
+        text, clusters = _clusters(text, hits)
+        for begin, end in _stretches(text, clusters, self._regions):
+            within = clusters[bisect_left(clusters, (begin, 0)) : bisect_left(clusters, (end, 0))]
+            announced = any(words.supports(first, _ANNOUNCED) for first, _ in within)
             if not announced and not any(plus in text[begin:end] for plus in _PLUS):
                 continue
             for start, stop in self._spans(text, begin, end):
@@ -193,16 +196,42 @@ def _is_fraction(text: str, start: int, end: int) -> bool:
     return start > 1 and _FRACTION.fullmatch(text, start - 2, end) is not None
 
 
-def _without_addresses(text: str) -> str:
-    """The text with line ends in the place of dotted quads: they are IP addresses, and part of no number."""
-    if not any(_QUAD.search(cluster.group()) for cluster in _CLUSTER.finditer(text)):
-        return text
-    return _QUAD.sub(lambda quad: "\n" * len(quad.group()), text)
+def _clusters(text: str, hits: Mapping[int, Sequence[int] | None]) -> tuple[str, list[Range]]:
+    """Where digits stand close, and the text with line ends for dotted quads, which are IP addresses and no number's part."""
+    ends = None if None in hits.values() else sorted({end for each in hits.values() for end in each or ()})
+    found = list(_rows_of_digits(text, ends))
+    if any("." in text[first:last] and _QUAD.search(text[first:last]) for first, last in found):
+        text = _QUAD.sub(lambda quad: "\n" * len(quad.group()), text)
+        found = list(_rows_of_digits(text, ends))
+    return text, found
 
 
-def _stretches(text: str, regions: Sequence[_Region]) -> Iterator[Range]:
+def _rows_of_digits(text: str, ends: Sequence[int] | None) -> Iterator[Range]:
+    if ends is None:
+        for cluster in _CLUSTER.finditer(text):
+            yield _with_lead(text, *cluster.span())
+        return
+    done = 0
+    for end in ends:
+        if end <= done:
+            continue
+        begun = _CLUSTER.search(text, max(done, end - _AHEAD), end)
+        found = _CLUSTER.match(text, begun.start()) if begun is not None else None
+        if found is not None:  # what the gate takes for a cluster may be none
+            done = found.end()
+            yield _with_lead(text, *found.span())
+
+
+def _with_lead(text: str, start: int, end: int) -> Range:
+    for _ in range(2):
+        if start and text[start - 1] in _LEAD:
+            start -= 1
+    return start, end
+
+
+def _stretches(text: str, clusters: Sequence[Range], regions: Sequence[_Region]) -> Iterator[Range]:
     """Clusters of digits, each with what may belong to it; a number and its extension as one."""
-    parts = _parts(text)
+    parts = _parts(text, clusters)
     part = next(parts, None)
     last = 0
     while part is not None:
@@ -220,11 +249,11 @@ def _stretches(text: str, regions: Sequence[_Region]) -> Iterator[Range]:
         last = end
 
 
-def _parts(text: str) -> Iterator[Range]:
+def _parts(text: str, clusters: Sequence[Range]) -> Iterator[Range]:
     """Clusters of digits; of a list of numbers in one piece each, every one."""
-    for cluster in _CLUSTER.finditer(text):
-        begin, end = cluster.span()
-        for gap in _LISTED.finditer(text, begin, end):
+    for first, end in clusters:
+        begin = first
+        for gap in _LISTED.finditer(text, first, end):
             yield (begin, gap.start())
             begin = gap.end()
         yield (begin, end)

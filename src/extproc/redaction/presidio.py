@@ -185,6 +185,7 @@ class EmailFinder(PresidioFinder):
     def __init__(self, recognizer: Recognizer, threshold: float) -> None:
         super().__init__(recognizer, threshold)
         self._suffixes: Final = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+        self._suffixes("example.com")  # reads the list: not while a request waits
         self._local: Final = regex.compile(_EMAIL_LOCAL)
         self._domain: Final = regex.compile(_EMAIL_DOMAIN)
         self.gates = tuple(gate._replace(single=True) for gate in self.gates)

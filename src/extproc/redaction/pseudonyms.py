@@ -51,6 +51,7 @@ class Pseudonyms:
         self._repeats: Final = repeats
         self._names: dict[tuple[str, str], str] = {}  # (kind, value) -> name
         self._values: dict[str, str] = {}  # name -> value
+        self._latest: dict[str, str] = {}  # value -> name
         self._numbers: dict[str, int] = {}
         self._reserved: set[str] = set()  # names that stand in the request as they are
         self._bare: set[str] = set()
@@ -102,6 +103,15 @@ class Pseudonyms:
         changed = "".join(parts)
         return text if changed == text else changed
 
+    def again(self, value: str) -> str:
+        """The placeholder of a value that has one, whatever its kind; else the value."""
+        name = self._latest.get(value)
+        return value if name is None else f"<{name}>"
+
+    def stands_in(self, text: str) -> tuple[str, ...]:
+        """The kinds of the values that have a placeholder and occur in `text`, each once."""
+        return tuple(dict.fromkeys(kind for kind, value in self._names if value in text))
+
     def _identifier(self, text: str, findings: Sequence[Finding], operators: Operators) -> str:
         chosen = [(finding.kind, operators.of(finding.kind)) for finding in findings]
         for kind, operator in chosen:
@@ -151,6 +161,7 @@ class Pseudonyms:
             self._numbers[kind] = attempt
             self._names[kind, value] = name
             self._values[name] = value
+            self._latest.setdefault(value, name)
         return name
 
     def _with_repeats(self, text: str, findings: Sequence[Finding], operators: Operators) -> Sequence[Finding]:
