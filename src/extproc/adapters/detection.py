@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -91,6 +92,7 @@ class Detectors:
             return NO_DETECTION
         key = read_redaction_key(section.key, environ) if section.key is not None else None
         self._used = {}
+        logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it tells of every recognizer it loads
         with _alone(self._folder):
             scanners = {name: self._scanners(name, given) for name, given in section.profiles.items()}
         for made in scanners.values():

@@ -35,6 +35,7 @@ _ENDPOINTS: Final = {
 _STANDARD_INPUT: Final = "-"
 _PLAIN: Final = "embeddings"  # a plain text is judged as the input of such a call
 _SHOWN: Final = 60
+_SIGNED: Final = "signed"  # texts that no operator may edit
 _RED: Final = "31"
 _GREEN: Final = "32"
 _BOLD: Final = "1"
@@ -140,14 +141,15 @@ def _hits(request: RequestView, opened: Opened, judged: Judged) -> list[_Hit]:
     """What was found, in the order of the walk. Nothing, where the call was refused before it was searched."""
     if not judged.found:
         return []
-    profile, hits = opened.profile, []
-    texts = [*request.texts(), *(request.argument_keys() if profile.argument_keys else ())]
-    for text in texts:
+    profile = opened.profile
+    hits: list[_Hit] = []
+    for text in request.texts_and_keys():
         part = Inspection(_One(request, text), profile)
-        for scanner, values in ((profile.scanners.texts, part.prose), (profile.scanners.identifiers, part.identifiers)):
+        for scanner, values in ((profile.scanners.texts, part.prose), (profile.scanners.identifiers, part.formed)):
             for value in values:
-                found = judged.found.get((scanner.version, value), ())
-                hits += [_Hit(text, value, one, profile.operators.name(one.kind)) for one in found]
+                for one in judged.found.get((scanner.version, value), ()):
+                    kept = text.kind if text.kind == _SIGNED else profile.operators.name(one.kind)
+                    hits.append(_Hit(text, value, one, kept))
     return hits
 
 

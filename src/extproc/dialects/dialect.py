@@ -73,6 +73,11 @@ class RequestView(ABC):
         """The field by which the request leans on what the vendor stored (`previous_response_id`); None: on nothing."""
         return None
 
+    @property
+    def unreadable(self) -> str | None:
+        """The field that holds a text in a form that nobody here reads (token ids); None: there is none."""
+        return None
+
     @abstractmethod
     def texts(self) -> Iterator[Text]:
         """Every text position, in logical order: tools, system, messages. Cheap: no place is measured."""

@@ -56,6 +56,12 @@ class EmbeddingsRequest(JsonRequest):
             return
         checks.refuse("input", f"expected {_SHAPES}")
 
+    @property
+    def unreadable(self) -> str | None:
+        """`input` as token ids."""
+        value = self.tree["input"]
+        return "input" if is_array(value) and value and type(value[0]) is not str else None
+
 
 class EmbeddingsReader(JsonReader):
     """An Embeddings answer: usage is read, the vectors are not."""

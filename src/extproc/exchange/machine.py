@@ -361,11 +361,11 @@ class Exchange:
         return (ContinueBody(request=False, data=last, metadata=metadata),)
 
     def _after_end(self, event: Event) -> tuple[Action, ...]:
-        """The caller has had its last event. Swallow an end; cut a provider that goes on (and goes on billing)."""
+        """The caller has had its last event. A blocked answer ends cleanly: what follows is swallowed. Others are cut."""
         if self._modes.response is BodyMode.FULL_DUPLEX_STREAMED or self._phases.closed:
             return ()
         if isinstance(event, ResponseBody):
-            if event.end:
+            if event.end or (self.facts.rejection and self.facts.rejection.code is ErrorCode.POLICY_CONTENT_BLOCKED):
                 return (ContinueBody(request=False, data=b""),)
             self._phases.close()
             return (Reset("stream_ended_by_policy"),)

@@ -67,6 +67,10 @@ class RedactPolicy(Policy):
     def _inspect(self, facts: Facts, request: RequestView, profile: Profile, draft: Draft) -> Steps:
         noted = cast("Redaction", facts.redaction)
         keyed = self._keyed(request, profile)
+        if request.unreadable is not None and not profile.shadow:
+            field = request.unreadable
+            message = f"{field}: this gateway must read what goes out. Send text in place of token ids."
+            raise Rejection(400, ErrorCode.CALLER_INVALID_FIELD, message, param=field)
         inspection = Inspection(request, profile)
         try:
             found = yield from self._find(inspection, profile, noted)

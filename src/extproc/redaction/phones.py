@@ -241,11 +241,13 @@ def _stretches(text: str, clusters: Sequence[Range], regions: Sequence[_Region])
             yield from _row(text, first, end, regions)
             last = end
             continue
-        while part is not None and _EXTENSION.fullmatch(text, end, part[0]) is not None:
-            end = part[1]
-            part = next(parts, None)
-        limit = part[0] + _TIME if part is not None else len(text)
-        yield (max(last, first - _BEFORE), min(len(text), limit, end + _BEHIND))
+        reach = end
+        limit = len(text)
+        if part is not None:
+            extended = _EXTENSION.fullmatch(text, end, part[0]) is not None
+            reach = part[1] if extended else end
+            limit = len(text) if extended else part[0] + _TIME
+        yield (max(last, first - _BEFORE), min(len(text), limit, reach + _BEHIND))
         last = end
 
 

@@ -22,6 +22,10 @@ NAME: Final = r"[A-Z][A-Z0-9_]{0,31}_(?:[1-9][0-9]{0,8}|[a-z][a-z0-9]{11})"
 
 _PLACEHOLDER: Final = re.compile(f"<({NAME})>")
 _BARE: Final = re.compile(NAME)
+_ENDING: Final = re.compile(
+    r"\.(?:csv|docx?|gif|html?|jpe?g|json|jsonl|md|mp[34]|pdf|png|pptx?|py|svg|tsv|txt|wav|webp|xlsx?|xml|ya?ml|zip)\Z",
+    re.IGNORECASE,
+)
 _LETTERS: Final = "abcdefghijkmnpqr"
 _SHORTEST_REPEAT: Final = 6
 _MOST_REPEATS: Final = 100
@@ -114,12 +118,13 @@ class Pseudonyms:
 
     def _identifier(self, text: str, findings: Sequence[Finding], operators: Operators) -> str:
         chosen = [(finding.kind, operators.of(finding.kind)) for finding in findings]
+        stem, ending = split_ending(text)
         for kind, operator in chosen:
             if isinstance(operator, Irreversible):
-                return self._bare_literal(identifier(operator.apply(kind, text)))
+                return self._bare_literal(identifier(operator.apply(kind, stem)) + ending)
         for kind, operator in chosen:
             if isinstance(operator, Pseudonym):
-                return self._bare_name(kind, text)
+                return self._bare_name(kind, stem) + ending
         return self._bare_literal(text)
 
     def _bare_literal(self, text: str) -> str:
@@ -192,6 +197,12 @@ def _code(key: bytes, attempt: int, what: tuple[str, ...]) -> str:
     digest = hmac.digest(key, attempt.to_bytes(4, "big") + told, "sha256")
     first = _LETTERS[digest[-1] & 15]  # what begins with a digit looks like a number
     return first + base64.b32encode(digest[:7])[:11].decode("ascii").lower()
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """A file's name without and its ending with the dot, by which vendors tell types; an ending that says more is none."""
+    match = _ENDING.search(name)
+    return (name, "") if match is None or not match.start() else (name[: match.start()], match.group())
 
 
 def _check(text: str, findings: Sequence[Finding]) -> None:

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
-from extproc.redaction.pseudonyms import NAME
+from extproc.redaction.pseudonyms import NAME, split_ending
 from extproc.text import Channel, ChannelKind
 
 _PLACEHOLDER: Final = re.compile(f"<({NAME})>")
@@ -125,12 +125,13 @@ class Restorer:
         return value
 
     def _identifier(self, text: str) -> str:
-        value = self._identifiers.get(text)
+        stem, ending = split_ending(text)
+        value = self._identifiers.get(stem)
         if value is None:
             return text
         self.emitted += 1
         self.restored += 1
-        return value
+        return value + ending
 
     def _json(self, text: str, *, inside: bool, last: bool) -> tuple[str, str, bool]:
         """-> what can go on, what is held back, whether a string is open at the end of the former."""
