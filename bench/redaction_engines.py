@@ -30,6 +30,7 @@ redaction:
     fast: {names: fast}
     strict: {names: strict, budget: 60s}
     fast_places: {names: fast, entities: {LOCATION: pseudonym}}
+    regions: {names: off, phone_regions: [US, GB, DE, FR, IT, ES, NL, PL, BR, SE]}
     strict_places: {names: strict, budget: 60s, entities: {LOCATION: pseudonym}}
 """
 PATTERNS, FAST, STRICT = "patterns", "fast", "strict"

@@ -51,6 +51,7 @@ def sets(ours: Ours, presidio: Presidio, tell: Callable[[str], None], *, every: 
         PATTERNS: ours.finder(PATTERNS),
         FAST: ours.finder("fast_places"),
         STRICT: ours.finder("strict_places"),
+        "regions": ours.finder("regions"),
     }
     for name in ("synth", "chat"):
         rows = gold(name)[::every]
@@ -72,6 +73,7 @@ def false_alarms(ours: Ours, presidio: Presidio, tell: Callable[[str], None], *,
     few = clean(int(_CLEAN_PRESIDIO * share))
     engines: dict[str, tuple[list[str], Finder]] = {
         PATTERNS: (texts, ours.finder(PATTERNS)),
+        "regions": (texts, ours.finder("regions")),
         FAST: (texts, ours.finder(FAST)),
         "fast_places": (texts, ours.finder("fast_places")),
         STRICT: (texts, ours.finder(STRICT)),

@@ -24,10 +24,16 @@ MANY_ARGUMENTS = {
     ("errors.py", "__init__"): "a refusal has one value each for the wire, the caller and the operator",
     ("adapters/metrics.py", "__init__"): "one argument a metric family",
 }
-PURE = ("exchange", "policies", "dialects", "pricing", "config")
+PURE = ("exchange", "policies", "dialects", "redaction", "pricing", "config")
 FORBIDDEN = {"asyncio", "socket", "time", "random", "logging", "os", "grpc", "google"}
 # rooms of the core from top to bottom; what stands on one line does not import its neighbours
-LAYERS = (("policies",), ("exchange", "pricing", "config"), ("dialects",), ("errors", "usage"))
+LAYERS = (
+    ("policies",),
+    ("exchange", "redaction", "pricing", "config"),
+    ("dialects",),
+    ("text",),
+    ("errors", "usage"),
+)
 # modules without a test module of their own name, and where their tests are
 ELSEWHERE = {
     "config/checks.py": "config/test_load.py: every check is seen through the loader",
@@ -68,7 +74,7 @@ MUST_EXIST = (
     "k8s/README.md", "envoy/bootstrap.yaml", "docs/adr", "docs/config.md", "docs/envoy.md", "docs/metrics.md",
     "proto/extproc.proto", "requirements/runtime.txt", "requirements/dev.txt", "requirements/envoy.txt",
 )  # fmt: skip
-BINARY = {".png", ".gz", ".zst", ".ico", ".bin"}
+BINARY = {".png", ".gz", ".zst", ".ico", ".bin", ".npz"}
 
 
 def sources() -> list[Path]:

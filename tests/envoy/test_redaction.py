@@ -199,6 +199,7 @@ def test_recorded_streams(redacting: Machine, plants: Plants) -> None:
         body = messages(f"of {value}", stream=True) if case.api == "anthropic" else chat(f"of {value}", stream=True)
         body = {"model": "fast", "input": f"of {value}", "stream": True} if "responses" in name else body
         redacting.script(case.api, apply(saying, {"split": ("1", "seed:1", "97")[turn % 3]}, "openai"))
+        print(name)  # shown where the connection breaks
         reply = post(redacting, f"/{case.api}{case.path}", body)
         told = {key: text.replace("<EMAIL_ADDRESS_1>", value) for key, text in spoken(saying.body).items()}
         assert spoken(reply.content) == told, name

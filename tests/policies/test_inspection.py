@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-
 from extproc.dialects.openai_chat import ChatRequest
 from extproc.dialects.spans import splice
 from extproc.errors import Rejection

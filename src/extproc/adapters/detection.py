@@ -31,7 +31,9 @@ FOLDER: Final = "detectors"
 """Folder of compiled patterns and converted models, under the state folder."""
 
 _WEIGHTS: Final = "names.npz"
-_INLINE: Final = 4000  # characters that are scanned on the event loop at a time
+# characters that are scanned on the event loop at a time, about a millisecond: with and without the small name model
+_INLINE_NAMES: Final = 2000
+_INLINE: Final = 4000
 _FORMED: Final = KINDS - SECRET_KINDS - NAME_KINDS - SPACY_KINDS
 _PACKAGES: Final = ("extproc", "presidio-analyzer", "phonenumbers", "kingfisher-secret-scanner", "hyperscan")
 
@@ -116,7 +118,7 @@ class Detectors:
         formed = (self._patterns(place, given, wanted), *self._secret(wanted))
         names = self._names(place, given, wanted)
         quick = names if given.names == "fast" else ()
-        inline = 0 if given.names in {"strict", "spacy"} else _INLINE
+        inline = {"off": _INLINE, "fast": _INLINE_NAMES}.get(given.names, 0)
         identity = _identity(given)
 
         def scanner(detectors: tuple[Detector, ...], kinds: frozenset[str], inline: int = _INLINE) -> TextScanner:

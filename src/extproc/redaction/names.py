@@ -30,6 +30,8 @@ BATCH: Final = 600
 """Tokens up to which short texts are put together."""
 NONE: Final = (0,) * MAX_PIECES
 JOINTS: Final = frozenset({".", "-", "'", "\u2019"})
+SUMS: Final = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 0, 1], [1, 0, 1]], np.float32)
+"""Classes to all of them, those of a person, those of a place."""
 EXTENSION: Final = 0.5
 """A name goes on while its tokens reach this share of the threshold."""
 
@@ -226,12 +228,10 @@ def _starts(tokens: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def _probabilities(logits: Floats) -> _Scores:
-    logits -= logits.max(axis=1, keepdims=True)
-    odds = np.exp(logits)
-    odds /= odds.sum(axis=1, keepdims=True)
-    return _Scores(
-        odds[:, 1] + odds[:, 2], odds[:, 3] + odds[:, 4], (odds[:, 1] > odds[:, 2]) & (odds[:, 3] <= odds[:, 4])
-    )
+    odds = np.exp(np.clip(logits, -60.0, 60.0, out=logits))  # beyond that they run over, or all to nothing
+    sums = odds @ SUMS
+    person, place = sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 0]
+    return _Scores(person, place, (odds[:, 1] > odds[:, 2]) & (odds[:, 3] <= odds[:, 4]))
 
 
 def _found(tokens: Sequence[str], scores: _Scores, threshold: float) -> list[Finding]:

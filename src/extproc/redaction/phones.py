@@ -46,6 +46,8 @@ _TIME: Final = 3  # characters behind a date that make a time stamp of it
 _ROW: Final = 40  # digits from which on a cluster is a table rather than a number
 _GROUP: Final = re.compile(r"\d+")
 _GROUPS: Final = 6  # groups that a number in a row has at most
+_SHORTEST: Final = 5  # digits of the shortest cluster
+_DIALLED: Final = 22  # digits of the longest number with all that is dialled before it
 _MOST: Final = 15  # digits of the longest number (ITU-T E.164)
 _PLUS_OR_BRACKET: Final = _PLUS + "("
 _BARE: Final = 7  # digits that a number without a country code has at least, where nothing announces it
@@ -75,20 +77,15 @@ class _Region:
         patterns = {kind.national_number_pattern for kind in kinds if kind is not None and kind.national_number_pattern}
         abroad = metadata.international_prefix
         self.name: Final = name
-        self._any: Final = re.compile("|".join([*sorted(patterns), *([abroad] if abroad else [])]))
         self._whole: Final = re.compile(
             rf"\d{{0,4}}(?:{'|'.join(sorted(patterns))})" + (f"|(?:{abroad}).*" if abroad else "")
         )
         # A region in which parsing adds digits to what is written: there is no telling by what is written.
-        self.rewrites: Final = re.fullmatch(r"(?:\\\d+)?", metadata.national_prefix_transform_rule or "") is None
-
-    def whole(self, digits: str) -> bool:
-        """Whether these digits may be one valid number of the region, with or without what is dialled before it."""
-        return self.rewrites or self._whole.fullmatch(digits) is not None
+        self._rewrites: Final = re.fullmatch(r"(?:\\\d+)?", metadata.national_prefix_transform_rule or "") is None
 
     def possible(self, digits: str) -> bool:
-        """Whether some of these digits are a valid number of the region, or dial another country."""
-        return self.rewrites or self._any.search(digits) is not None
+        """Whether these digits may be one valid number of the region, with or without what is dialled before it."""
+        return self._rewrites or self._whole.fullmatch(digits) is not None
 
 
 class PhoneFinder:
@@ -147,11 +144,27 @@ class PhoneFinder:
 
     def _due(self, stretch: str) -> list[_Region]:
         """The regions whose numbers may be in a stretch; one at least where a country code may be."""
-        digits = "".join(str(int(char)) for char in stretch if char.isdecimal())
-        due = [region for region in self._regions if region.possible(digits)]
+        candidates = set(_joined([_in_ascii(group) for group in _GROUP.findall(stretch)]))
+        due = [region for region in self._regions if any(map(region.possible, candidates))]
         if not due and any(plus in stretch for plus in _PLUS):
             due = list(self._regions[:1])
         return due
+
+
+def _in_ascii(digits: str) -> str:
+    return digits if digits.isascii() else "".join(str(int(char)) for char in digits)
+
+
+def _joined(groups: Sequence[str]) -> Iterator[str]:
+    """The digits of every group, and of groups in a row, that are enough for a number and not too many."""
+    for number in range(len(groups)):
+        digits = ""
+        for group in groups[number:]:
+            digits += group
+            if len(digits) > _DIALLED:
+                break
+            if len(digits) >= _SHORTEST:
+                yield digits
 
 
 class PossiblePhoneFinder(PhoneFinder):
@@ -268,10 +281,10 @@ def _row(text: str, start: int, end: int, regions: Sequence[_Region]) -> Iterato
         digits = ""
         behind = 0
         for begin, stop in groups[number : number + _GROUPS]:
-            digits += text[begin:stop]
+            digits += _in_ascii(text[begin:stop])
             if len(digits) > _MOST:
                 break
-            if len(digits) >= _BARE and any(region.whole(digits) for region in regions):
+            if len(digits) >= _BARE and any(region.possible(digits) for region in regions):
                 behind = stop
         if behind:
             lead = 1 if first > start and text[first - 1] in _PLUS_OR_BRACKET else 0
