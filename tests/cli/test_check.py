@@ -15,9 +15,16 @@ from extproc.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled patterns, for all tests of this file."""
+    return tmp_path_factory.mktemp("detectors")
+
+
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project's configuration and Envoy files, with a key."""
+    monkeypatch.setenv("EXTPROC_DETECTORS", str(kept))
     try:
         monkeypatch.setenv("EXTPROC_ENVOY", str(find_envoy()))
     except ConfigError as error:
@@ -66,6 +73,12 @@ BROKEN = {
     "a field that Envoy does not know": ("envoy/bootstrap.yaml", "stat_prefix: llm\n", "stat_prefixx: llm\n",
                                          "envoy", "stat_prefixx"),
     "a misspelt setting": ("gateway.yaml", "aliases:", "aliasses:", "aliasses", ""),
+    "a model that is not installed": ("gateway.yaml", "version: 1\n",
+                                      "version: 1\nredaction: {profiles: {standard: {names: spacy, spacy: {model: no_such}}}}\n",
+                                      "names: spacy", "not installed"),
+    "a region that nobody knows": ("gateway.yaml", "version: 1\n",
+                                   "version: 1\nredaction: {profiles: {standard: {names: off, phone_regions: [ZZ]}}}\n",
+                                   "redaction.profiles.standard", "ZZ"),
     "a provider that is not verified": ("envoy/xds/cds.yaml", "trusted_ca: ", "x: ",
                                         "providers.openai.cluster", "certificate"),
 }  # fmt: skip
@@ -124,3 +137,17 @@ def test_without_an_envoy_the_cure_is_told(capsys: pytest.CaptureFixture[str], m
     assert code == 1
     assert told["errors"][0]["path"] == "EXTPROC_ENVOY"
     assert told["errors"][0]["hint"]
+
+
+def test_redaction_is_compiled(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What can be compiled passes; its key is looked at with the others, and not with --no-keys."""
+    redaction = "redaction: {key: {file: state/redaction.key}, profiles: {standard: {names: off}}}"
+    edit(project / "gateway.yaml", "version: 1\n", f"version: 1\n{redaction}\n")
+    code, told = check(capsys)
+    assert (code, [error["path"] for error in told["errors"]]) == (1, ["redaction.key.file"])
+    assert check(capsys, "--no-keys") == (0, {"ok": True, "errors": []})
+
+    key = project / "state" / "redaction.key"
+    key.write_text("ab" * 32)
+    key.chmod(0o600)
+    assert check(capsys) == (0, {"ok": True, "errors": []})

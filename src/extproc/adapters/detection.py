@@ -161,12 +161,12 @@ class Detectors:
     def _names(self, place: str, given: Profile, kinds: frozenset[str]) -> tuple[Detector, ...]:
         if given.names == "off" or (given.names != "spacy" and not kinds & NAME_KINDS):
             return ()
-        if given.names == "spacy":
-            return (self._spacy(place, given, kinds),)
         from extproc.redaction.names import NameDetector
 
         weights = _weights()
         try:
+            if given.names == "spacy":
+                return (self._spacy(place, given, kinds),)
             if given.names == "fast":
                 return (self._once("fast", lambda: _PerThread(lambda: NameDetector(weights))),)
             from extproc.redaction.transformer import StrictNames, TransformerDetector

@@ -204,7 +204,7 @@ class Attachments(Section):
     """Files and images that go along. They are not searched: here is what may go at all."""
 
     types: tuple[MimeType, ...] = Field(
-        default=("image/*", "application/pdf"),
+        default=("image/*", "audio/*", "application/pdf"),
         max_length=100,
         description="Media types of inline files that may go on.",
     )

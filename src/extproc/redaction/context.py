@@ -122,8 +122,9 @@ STOP_WORDS: Final = frozenset(
 TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 """How a text is cut: words, and single signs."""
 
+_WORD: Final = re.compile(r"\w+")
 _LOCAL: Final = 24  # offsets that are looked up one by one
-_NEARBY: Final = 160  # characters that are looked at first
+_NEARBY: Final = 96  # characters that are looked at first
 
 
 class Context:
@@ -150,7 +151,7 @@ class Context:
             if self._index is None:
                 self._index = _Index(self._text)
             return self._index.near(start)
-        token = TOKEN.search(self._text, self._word_start(start))
+        token = TOKEN.search(self._text, self._word_start(start)) if start < len(self._text) else None
         self._token = token.span() if token is not None else (len(self._text), len(self._text))
         words = self._last(self._token[1])
         if token is not None and not _tells(token.group()):
@@ -160,17 +161,25 @@ class Context:
 
     def _word_start(self, start: int) -> int:
         """Where the word begins that `start` is inside of."""
-        while start > 0 and _is_word(self._text[start - 1]):
-            start -= 1
+        if start == len(self._text) or _is_word(self._text[start]):
+            while start > 0 and _is_word(self._text[start - 1]):
+                start -= 1
         return start
 
     def _last(self, end: int) -> tuple[str, ...]:
+        """The last words that say something before `end`, from right to left."""
         size = _NEARBY
         while True:
             low = self._word_start(max(0, end - size))
-            telling = [token.lower() for token in TOKEN.findall(self._text, low, end) if _tells(token)]
-            if len(telling) >= WORDS or low == 0:
-                return tuple(telling[-WORDS:])
+            telling: list[str] = []
+            for word in reversed(_WORD.findall(self._text, low, end)):
+                lower = word.lower()
+                if lower not in STOP_WORDS:
+                    telling.append(lower)
+                    if len(telling) == WORDS:
+                        return tuple(telling)
+            if low == 0:
+                return tuple(telling)
             size *= 2
 
     def _next(self, start: int) -> tuple[str, ...]:

@@ -15,7 +15,15 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, Leniency, PhoneMetadata, PhoneNumberMatcher
+from phonenumbers import (
+    COUNTRY_CODE_TO_REGION_CODE,
+    Leniency,
+    PhoneMetadata,
+    PhoneNumberFormat,
+    PhoneNumberMatcher,
+    example_number,
+    format_number,
+)
 
 from extproc.redaction.context import Context
 from extproc.redaction.finders import Gate, Range, Raw, distinct
@@ -104,6 +112,10 @@ class PhoneFinder:
         self._score: Final = score
         self._leniency = Leniency.VALID
         self._regions: Final = tuple(_Region(region) for region in regions)
+        for region in self._regions:  # its expressions are compiled now, not while a request waits
+            example = example_number(region.name)
+            if example is not None:
+                self._numbers(format_number(example, PhoneNumberFormat.INTERNATIONAL))
         self._key: Final = secrets.token_bytes(16)
         self._memo: Final[dict[bytes, tuple[Range, ...]]] = {}
         self._lock: Final = threading.Lock()  # a worker scans on its loop, and in a thread
