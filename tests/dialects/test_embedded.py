@@ -39,6 +39,8 @@ def names(tree: object) -> list[str]:
         return [tree]
     if type(tree) is int and tree >= 10_000_000:
         return [str(tree)]
+    if type(tree) is int and tree >= 10_000_000:
+        return [str(tree)]
     if isinstance(tree, dict):
         return [text for name, child in tree.items() for text in (name, *names(child))]
     return [text for child in tree for text in names(child)] if isinstance(tree, list) else []
@@ -96,3 +98,19 @@ def test_wrong_edits_are_a_bug(edits: list) -> None:
     """Overlapping edits and edits outside the document raise."""
     with pytest.raises(ValueError, match="overlaps"):
         embedded.splice('["x"]', edits)
+
+
+@given(DOCUMENTS)
+def test_the_view_reads_as_the_document_without_escapes(document: str) -> None:
+    """Every part stands where it says, and what is between the parts is the document's own."""
+    text, parts = embedded.view(document)
+    assert all(text[part.at : part.at + len(part.value)] == part.value for part in parts)
+    assert [part.value for part in parts] == names(json.loads(document))
+    assert [(part.start, part.end) for part in parts] == [one[:2] for one in embedded.leaves(document, keys=True)]
+    assert all(part.key == embedded.is_key(document, part.end) for part in parts)
+    outside, inside = document, text
+    for part in reversed(parts):
+        quote = 1 if document[part.start] == '"' else 0
+        outside = outside[: part.start + quote] + outside[part.end - quote :]
+        inside = inside[: part.at] + inside[part.at + len(part.value) :]
+    assert outside == inside

@@ -361,3 +361,30 @@ def test_a_file_keeps_its_ending():
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": [part]}]}).encode()
 
     assert b'"PERSON_1.pdf"' in forwarded(call(book, body)).body
+
+
+def test_json_in_a_text_is_looked_at_as_it_reads():
+    """What tools return: escapes are no part of a value, and the document stays one."""
+    book = redacting(STANDARD)
+    record = {"body": "Record:\n123-45-6789\nEnd", "who": "李雷", "deep": [{"mail": "ann@x.io"}]}
+    body = json.dumps(
+        {"model": "m", "messages": [{"role": "tool", "tool_call_id": "c", "content": json.dumps(record)}]}
+    )
+    sent = json.loads(forwarded(call(book, body.encode())).body)["messages"][0]["content"]
+
+    expected = {"body": "Record:\n<US_SSN_1>\nEnd", "who": "<PERSON_1>", "deep": [{"mail": "<EMAIL_ADDRESS_1>"}]}
+    assert expected == json.loads(sent)
+    effect = next(effect for effect in book.effects if isinstance(effect, FindEntities))
+    assert '"who": "李雷"' in effect.texts[0]
+
+
+def test_a_value_in_arguments_is_looked_at_with_its_name():
+    """What is beside it tells what it is; only the value is edited."""
+    book = redacting(STANDARD)
+    content = [{"type": "tool_use", "id": "t", "name": "send", "input": {"password": ["x Ann Bo"]}}]
+    messages = [{"role": "assistant", "content": content}]
+    body = json.dumps({"model": "claude-haiku-4-5", "max_tokens": 5, "messages": messages}).encode()
+
+    assert body.replace(b"Ann Bo", b"<PERSON_1>") == forwarded(claude(book, body)).body
+    effect = next(effect for effect in book.effects if isinstance(effect, FindEntities))
+    assert '"password": "x Ann Bo"' in effect.texts

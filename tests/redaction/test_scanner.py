@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from extproc.errors import BudgetExceededError
-from extproc.redaction.scanner import ScanSettings, TextScanner
+from extproc.redaction.scanner import Plain, ScanSettings, TextScanner
 from extproc.text import Check, Finding, never
 
 
@@ -122,3 +122,14 @@ def test_long_texts_are_long():
     assert (False, True) == (scanner.is_long(["x" * 3999, "y"]), scanner.is_long(["x" * 3999, "yz"]))
     assert TextScanner((MAIL,), msgspec.structs.replace(BOTH, inline=0)).is_long(["x"])
     assert not TextScanner((MAIL,), msgspec.structs.replace(BOTH, inline=0)).is_long([])
+
+
+def test_an_escape_is_no_letter_of_the_word_behind_it() -> None:
+    """Offsets are those of the text as it is."""
+
+    words = Words("WORD", r"\bAnn\b")
+    text = r'{"body": "from:\nAnn\tand \rAnn'
+    found = Plain(words).scan(text)
+
+    assert ["Ann", "Ann"] == [text[one.start : one.end] for one in found]
+    assert [] == words.scan(text)

@@ -109,14 +109,14 @@ class Detectors:
         return found
 
     def _scanners(self, name: str, given: Profile) -> Scanners:
-        from extproc.redaction.scanner import ScanSettings, TextScanner
+        from extproc.redaction.scanner import Plain, ScanSettings, TextScanner
 
         place = f"redaction.profiles.{name}"
         kinds = frozenset(kind for kind, operator in given.operators().items() if operator.action != "allow")
         answers = frozenset(kind for kind, operator in given.output_operators().items() if operator.action != "allow")
         wanted = kinds | answers
-        formed = (self._patterns(place, given, wanted), *self._secret(wanted))
-        names = self._names(place, given, wanted)
+        formed = (Plain(self._patterns(place, given, wanted)), *self._secret(wanted))
+        names = tuple(Plain(one) for one in self._names(place, given, wanted))
         quick = names if given.names == "fast" else ()
         inline = {"off": _INLINE, "fast": _INLINE_NAMES}.get(given.names, 0)
         identity = _identity(given)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -48,6 +48,40 @@ def leaves(document: str, *, keys: bool = False) -> list[tuple[int, int, str]] |
         value = document[start + 1 : end - 1]
         found.append((start, end, orjson.loads(document[start:end]) if "\\" in value else value))
     return found
+
+
+class Part(NamedTuple):
+    """A string (or a long number) of a document: `document[start:end]`, which stands at `at` of the document's view."""
+
+    start: int
+    end: int
+    value: str
+    at: int
+    key: bool
+
+
+def view(document: str) -> tuple[str, list[Part]] | None:
+    """The document as it reads, with no escapes in its strings, and its parts in order, names of members among them.
+
+    What is found in the view is found with the name of the member before it, and never with half an escape. None where
+    `document` is no strict JSON object or array.
+    """
+    found = leaves(document, keys=True)
+    if found is None:
+        return None
+    pieces: list[str] = []
+    parts: list[Part] = []
+    position = length = 0
+    for start, end, value in found:
+        quote = 1 if document[start] == '"' else 0
+        before = document[position : start + quote]
+        pieces += (before, value)
+        length += len(before)
+        parts.append(Part(start, end, value, length, is_key(document, end)))
+        length += len(value)
+        position = end - quote
+    pieces.append(document[position:])
+    return "".join(pieces), parts
 
 
 def is_key(document: str, end: int) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
 from extproc.config.redaction import SECRET_KINDS
 from extproc.dialects import embedded
-from extproc.dialects.dialect import Edit, RequestView, Text, show_path
+from extproc.dialects.dialect import KEY, Edit, RequestView, Text, show_path
+from extproc.dialects.embedded import Part
 from extproc.dialects.spans import literal
 from extproc.errors import ErrorCode, Rejection
 from extproc.exchange.facts import Redaction
@@ -23,26 +24,29 @@ _SIGNED: Final = "signed"
 # of which no name model reads anything: names of tools are code, and signed texts are the vendor's own words
 _FORMED: Final = frozenset({"tool_name", _SIGNED})
 _BARE: Final = frozenset({"name", "tool_name"})  # positions where vendors take letters, digits, `_` and `-` only
+_FREE_FORM: Final = frozenset({"tool_arguments", "metadata"})
 _SHOWN_KINDS: Final = 10
 
 _Found = tuple[Finding, ...]
 
 
 class _Unit(NamedTuple):
-    """A text, or one string of the JSON document that a text holds (`start` to `end` of it, quotes included)."""
+    """What is scanned as one text, and the parts of it that can be edited.
+
+    A JSON document in a string is scanned as it reads; a value in tool arguments, with its name before it.
+    """
 
     text: Text
-    kind: str
-    value: str
-    start: int = -1
-    end: int = -1
+    scanned: str
+    parts: Sequence[Part]
+    document: bool
 
 
 class Inspection:
     """The texts of one request, in their logical order. `prose` and `formed` are to be scanned, each as given.
 
-    `formed` is for a scanner without name models. Keys of tool arguments are not scanned unless the profile asks for
-    it; one that is a value which was found elsewhere before is replaced all the same.
+    `formed` is for a scanner without name models. Keys of tool arguments are left alone unless the profile asks for them;
+    one that is a value which was found elsewhere before is replaced all the same.
     """
 
     def __init__(self, request: RequestView, profile: Profile) -> None:
@@ -62,21 +66,19 @@ class Inspection:
             value = attachments.link(text, partial(self._sibling, text), self._profile.attachments)
         if not value or kind == "credential":
             return
-        leaves = embedded.leaves(value, keys=True) if kind == "json" else None
-        if leaves is None:
-            self._take(_Unit(text, kind, value))
-            return
-        for start, end, leaf in leaves:
-            if leaf:
-                self._take(_Unit(text, _KEY if embedded.is_key(value, end) else kind, leaf, start, end))
-
-    def _take(self, unit: _Unit) -> None:
+        viewed = embedded.view(value) if kind == "json" or _may_be_json(value) else None
+        if viewed is not None and kind not in _BARE:
+            unit = _Unit(text, viewed[0], viewed[1], document=True)
+        else:
+            label = _label(text)
+            whole = Part(0, len(value), value, len(label), kind == _KEY)
+            unit = _Unit(text, f'{label}{value}"' if label else value, (whole,), document=False)
         self._units.append(unit)
-        if self._scanned(unit):
-            (self.formed if unit.kind in _FORMED else self.prose).append(unit.value)
+        if self._is_scanned(unit):
+            (self.formed if kind in _FORMED else self.prose).append(unit.scanned)
 
-    def _scanned(self, unit: _Unit) -> bool:
-        return unit.kind != _KEY or self._profile.argument_keys
+    def _is_scanned(self, unit: _Unit) -> bool:
+        return unit.text.kind != _KEY or self._profile.argument_keys
 
     def _sibling(self, text: Text, name: str) -> object:
         return self._request.value((*text.path[:-1], name))
@@ -89,40 +91,56 @@ class Inspection:
         paired = self._pair(found)
         self._refuse_blocked(paired, noted)
         operators = self._profile.operators
-        documents: dict[int, tuple[Text, list[tuple[int, int, str]]]] = {}
         edits: list[Edit] = []
         for unit, findings in paired:
+            signed = unit.text.kind == _SIGNED
             for finding in findings:
-                noted.count(finding.kind, operators.name(finding.kind) if unit.kind != _SIGNED else _SIGNED)
-            if noted.shadow or unit.kind == _SIGNED:
+                noted.count(finding.kind, _SIGNED if signed else operators.name(finding.kind))
+            if noted.shadow or signed:
                 continue
-            changed = self._changed(unit, findings, pseudonyms)
-            if changed == unit.value:
-                continue
-            if unit.start < 0:
-                edits.append(Edit(*self._request.place(unit.text.path), literal(changed)))
-            else:
-                documents.setdefault(id(unit.text), (unit.text, []))[1].append((unit.start, unit.end, changed))
-        for text, changes in documents.values():
-            document = embedded.splice(text.value, changes)
-            edits.append(Edit(*self._request.place(text.path), literal(document)))
+            changes = [
+                (part.start, part.end, changed)
+                for part in unit.parts
+                if (changed := self._changed(unit, part, findings, pseudonyms)) != part.value
+            ]
+            if changes:
+                new = embedded.splice(unit.text.value, changes) if unit.document else changes[0][2]
+                edits.append(Edit(*self._request.place(unit.text.path), literal(new)))
         if not noted.shadow:
             self._refuse_forged(paired, pseudonyms, noted)
         return edits
 
     def _pair(self, found: tuple[Findings, Findings]) -> list[tuple[_Unit, _Found]]:
+        """Each unit with what was found in its parts: names of members are no parts to edit unless asked for."""
         prose, formed = map(iter, found)
-        return [
-            (unit, next(formed if unit.kind in _FORMED else prose) if self._scanned(unit) else ())
-            for unit in self._units
-        ]
+        paired: list[tuple[_Unit, _Found]] = []
+        for unit in self._units:
+            findings: _Found = ()
+            if self._is_scanned(unit):
+                findings = next(formed if unit.text.kind in _FORMED else prose)
+            paired.append((unit, tuple(one for one in findings if self._touches(unit, one))))
+        return paired
 
-    def _changed(self, unit: _Unit, findings: _Found, pseudonyms: Pseudonyms) -> str:
-        if not self._scanned(unit) and (again := pseudonyms.again(unit.value)) != unit.value:
+    def _touches(self, unit: _Unit, finding: Finding) -> bool:
+        return any(
+            finding.start < part.at + len(part.value) and part.at < finding.end
+            for part in unit.parts
+            if not part.key or self._profile.argument_keys
+        )
+
+    def _changed(self, unit: _Unit, part: Part, findings: _Found, pseudonyms: Pseudonyms) -> str:
+        value = part.value
+        inside: list[Finding] = []
+        if not part.key or self._profile.argument_keys:
+            for one in findings:
+                start, end = max(one.start - part.at, 0), min(one.end - part.at, len(value))
+                if start < end:
+                    inside.append(one._replace(start=start, end=end))
+        elif (again := pseudonyms.again(value)) != value:
             return again
-        if not findings and not pseudonyms.may_change(unit.value):
-            return unit.value
-        return pseudonyms.redact(unit.value, findings, self._profile.operators, bare=unit.kind in _BARE)
+        if not inside and not pseudonyms.may_change(value):
+            return value
+        return pseudonyms.redact(value, inside, self._profile.operators, bare=unit.text.kind in _BARE)
 
     def _refuse_blocked(self, paired: Iterable[tuple[_Unit, _Found]], noted: Redaction) -> None:
         """What is blocked, wherever it is; secrets in signed texts, where nothing can be put in their place."""
@@ -130,7 +148,7 @@ class Inspection:
         kinds: dict[str, str] = {}
         for unit, findings in paired:
             for finding in findings:
-                sealed = unit.kind == _SIGNED and finding.kind in SECRET_KINDS
+                sealed = unit.text.kind == _SIGNED and finding.kind in SECRET_KINDS
                 if isinstance(operators.of(finding.kind), Block) or sealed:
                     kinds.setdefault(finding.kind, show_path(unit.text.path))
         self._refuse(kinds, noted)
@@ -139,8 +157,8 @@ class Inspection:
         """A value that has a placeholder cannot stand in a text that the vendor wrote and signed: it only saw the latter."""
         kinds: dict[str, str] = {}
         for unit, _ in paired:
-            if unit.kind == _SIGNED:
-                for kind in pseudonyms.stands_in(unit.value):
+            if unit.text.kind == _SIGNED:
+                for kind in pseudonyms.stands_in(unit.text.value):
                     kinds.setdefault(kind, show_path(unit.text.path))
         self._refuse(kinds, noted)
 
@@ -152,6 +170,19 @@ class Inspection:
             noted.count(kind, "block")
         noted.blocked = tuple(kinds)
         raise blocked(tuple(kinds), next(iter(kinds.values())))
+
+
+def _may_be_json(value: str) -> bool:
+    """Whether it is worth a try: tools return documents as texts."""
+    return value[0] in "{[ \n\t\r" and value.lstrip()[:1] in ("{", "[") and value.rstrip()[-1:] in ("}", "]")
+
+
+def _label(text: Text) -> str:
+    """The name of the member that a free-form value is in, as it would stand before it: what is beside tells what it is."""
+    if text.kind not in _FREE_FORM:
+        return ""
+    name = next((step for step in reversed(text.path) if type(step) is str), "")
+    return f'"{name}": "' if text.path[-1] != KEY else ""
 
 
 def blocked(kinds: tuple[str, ...], path: str) -> Rejection:

@@ -218,7 +218,10 @@ def _digits(value: str) -> int:
 
 
 def _is_fraction(text: str, start: int, end: int) -> bool:
-    return start > 1 and _FRACTION.fullmatch(text, start - 2, end) is not None
+    """Whether digits are what follows a decimal point, or a number below one."""
+    return (start > 1 and _FRACTION.fullmatch(text, start - 2, end) is not None) or (
+        text[start] == "0" and _FRACTION.fullmatch(text, start, end) is not None
+    )
 
 
 def _clusters(text: str, hits: Mapping[int, Sequence[int] | None]) -> tuple[str, list[Range]]:
@@ -287,17 +290,14 @@ def _parts(text: str, clusters: Sequence[Range]) -> Iterator[Range]:
 
 
 def _row(text: str, start: int, end: int, regions: Sequence[_Region]) -> Iterator[Range]:
-    """The groups of a long row of digits that may be numbers: for every group, the most that begin with it."""
+    """The groups of a long row of digits that may be numbers, each as a stretch of its own."""
     groups = [match.span() for match in _GROUP.finditer(text, start, end)]
     for number, (first, _) in enumerate(groups):
+        lead = 1 if first > start and text[first - 1] in _PLUS_OR_BRACKET else 0
         digits = ""
-        behind = 0
         for begin, stop in groups[number : number + _GROUPS]:
             digits += _in_ascii(text[begin:stop])
             if len(digits) > _MOST:
                 break
             if len(digits) >= _BARE and any(region.possible(digits) for region in regions):
-                behind = stop
-        if behind:
-            lead = 1 if first > start and text[first - 1] in _PLUS_OR_BRACKET else 0
-            yield (first - lead, behind if behind < end else min(len(text), end + _BEHIND))
+                yield (first - lead, stop if stop < end else min(len(text), end + _BEHIND))

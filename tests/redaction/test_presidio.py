@@ -1,0 +1,122 @@
+"""What is taken from Presidio, and how its recognizers are run."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import regex  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
+from presidio_analyzer import Pattern, PatternRecognizer, RecognizerResult
+
+from extproc.redaction.presidio import EmailFinder, PresidioFinder, UrlFinder, finder, recognizers
+from extproc.text import never
+
+
+def of_kind(kind: str) -> PresidioFinder:
+    (recognizer,) = recognizers(frozenset({kind}))
+    return finder(recognizer, 0.4)
+
+
+def everywhere(one: PresidioFinder, text: str) -> list[tuple[int, int, float]]:
+    return one.find(text, dict.fromkeys(range(len(one.gates))), never)
+
+
+def test_recognizers_of_the_default_registry():
+    """Those for English that match patterns; no model is among them."""
+    kinds = frozenset({"US_SSN", "IP_ADDRESS", "CRYPTO", "UUID", "DATE_TIME"})
+    found = recognizers(kinds)
+
+    assert kinds == {recognizer.supported_entities[0] for recognizer in found}
+    assert all(isinstance(recognizer, PatternRecognizer) for recognizer in found)
+
+
+def test_recognizers_that_are_switched_off_there():
+    """Can be asked for by kind."""
+    assert ["UkNinoRecognizer"] == [recognizer.name for recognizer in recognizers(frozenset({"UK_NINO"}))]
+    assert ["InPanRecognizer"] == [recognizer.name for recognizer in recognizers(frozenset({"IN_PAN"}))]
+
+
+def test_an_unknown_kind_is_refused():
+    """By name; kinds of other languages are unknown too."""
+    with pytest.raises(ValueError, match="no recognizer finds ES_NIF, TELEPATHY"):
+        recognizers(frozenset({"TELEPATHY", "US_SSN", "ES_NIF"}))
+
+
+def test_no_network_is_used(monkeypatch):
+    """Not for the list of public suffixes either, which Presidio fetches at the first e-mail address."""
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr(socket.socket, "connect", lambda *given: asked.append(given))
+    finders = [finder(recognizer, 0.4) for recognizer in recognizers(frozenset({"EMAIL_ADDRESS", "URL", "IBAN_CODE"}))]
+
+    for one in finders:
+        everywhere(one, "mail ann@example.co.uk or see https://example.com/x")
+    assert 3 == len(finders)
+    assert [] == asked
+
+
+EMAIL = of_kind("EMAIL_ADDRESS")
+PATTERN = regex.compile(
+    recognizers(frozenset({"EMAIL_ADDRESS"}))[0].patterns[0].regex, regex.IGNORECASE | regex.DOTALL | regex.MULTILINE
+)
+
+
+@given(st.text(alphabet="ab.@-_+! \n\u00e9\u0301", max_size=50))
+def test_addresses_are_those_of_the_expression(text):
+    """A look at every `@` finds what a run over the whole text finds."""
+    assert [match.span() for match in PATTERN.finditer(text)] == list(EMAIL._spans(PATTERN, text))
+
+
+def test_addresses_need_a_public_suffix():
+    """The list in the package decides."""
+    text = "a@example.com b@example.invalidtld c@host.local d@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444"
+
+    assert isinstance(EMAIL, EmailFinder)
+    assert ["a@example.com", "d@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444"] == [
+        text[start:end] for start, end, score in everywhere(EMAIL, text) if score == 1.0
+    ]
+
+
+@pytest.mark.parametrize("text", ["a." * 20_000 + "@", "a@" * 20_000, "x@" + "a-" * 20_000, "x@" + "a." * 20_000 + "@"])
+def test_near_addresses_are_left_in_one_look(text):
+    """Texts on which the expression alone would take quadratic time."""
+    assert [] == everywhere(EMAIL, text)
+
+
+def test_links_in_all_scripts():
+    """RE2 is given the expression with Unicode's spaces and letters that ignore case."""
+    links = of_kind("URL")
+    text = "see https://ex\u0130t.com/a?b=1\u3000then \u201cwww2.example.org/x\u201d."
+
+    assert isinstance(links, UrlFinder)
+    found = {text[start:end] for start, end, _ in everywhere(links, text)}
+    assert "https://ex\u0130t.com/a?b=1" in found
+    assert "www2.example.org/x\u201d." in found
+
+
+def test_a_recognizer_with_a_way_of_its_own_is_called():
+    """One that overrides `analyze` does more than match: its results are taken as they are."""
+
+    class Own(PatternRecognizer):
+        def analyze(self, text, entities, nlp_artifacts=None, regex_flags=None):
+            return [
+                RecognizerResult("OWN", 1, 3, 0.7),
+                RecognizerResult("OWN", 1, 3, 0.7),
+                RecognizerResult("OWN", 0, 0, 0),
+            ]
+
+    one = PresidioFinder(Own("OWN", patterns=[Pattern("any", "x", 0.1)]), 0.4)
+
+    assert [(1, 3, 0.7)] == everywhere(one, "axxb")
+    assert not one.gates[0].context
+
+
+def test_weak_patterns_wait_for_a_word():
+    """A pattern below the threshold that no check can lift is gated by the recognizer's words."""
+    gates = {gate.pattern: gate.context for gate in of_kind("US_SSN").gates}
+    scores = {pattern.regex: pattern.score for pattern in recognizers(frozenset({"US_SSN"}))[0].patterns}
+
+    assert {pattern: score < 0.4 for pattern, score in scores.items()} == gates
+    assert not any(gate.context for gate in of_kind("UK_NHS").gates)
