@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from redaction_data import DENSE, Prompts
 from redaction_engines import FAST, PATTERNS, STRICT, Ours
 
 from extproc.adapters.scans import Scans
+from extproc.adapters.worker import SWITCH
 from extproc.errors import BudgetExceededError
 from extproc.exchange.effects import FindEntities
 from extproc.redaction.cache import FindingCache
@@ -87,6 +89,7 @@ async def _measure(scanner: Any, texts: list[str], rate: float, seconds: float) 
 def lateness(ours: Ours, prompts: Prompts, tell: Callable[[str], None], seconds: float) -> list[dict[str, Any]]:
     """A row for each profile, on one core and on all."""
     rows = []
+    sys.setswitchinterval(SWITCH)  # as a worker does
     mine = os.sched_getaffinity(0)
     every = set(range(os.cpu_count() or 1))
     for cores in (mine, every):

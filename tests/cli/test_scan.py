@@ -237,3 +237,22 @@ def test_bad_input_is_told_with_a_cure(project: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["scan", "given"]) == 1
     assert "redaction.profiles.standard.names" in capsys.readouterr().err
+
+
+def test_a_key_that_is_not_there_yet(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the first `up` a key of this run stands in, which is said where it shows."""
+    (project / "gateway.yaml").write_text(
+        GATEWAY.replace("redaction:\n", "redaction:\n  key: {file: state/redaction.key}\n").replace(
+            "    quiet:", "    same: {names: off, placeholders: keyed}\n    quiet:"
+        )
+    )
+    Path("given").write_text(f"mail {MAIL}")
+    assert main(["scan", "given", "--json"]) == 3
+    got = capsys.readouterr()
+    assert (json.loads(got.out)["sent"], got.err) == ("mail <EMAIL_ADDRESS_1>", "")
+
+    assert main(["scan", "given", "--json", "--profile", "same"]) == 3
+    got = capsys.readouterr()
+    assert json.loads(got.out)["sent"].startswith("mail <EMAIL_ADDRESS_")
+    assert "redaction.key.file" in got.err
+    assert "a key for this run only" in got.err

@@ -27,6 +27,7 @@ PROFILES = {
     "one_way": "names: off\n      restore: false",
     "keys": "names: off\n      argument_keys: true",
     "shadow": "mode: shadow\n      names: off",
+    "named": "names: fast",
     "standard": "names: off",
 }
 SECTION = (

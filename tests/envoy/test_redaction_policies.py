@@ -81,6 +81,18 @@ class TestOperators:
         again = re.findall(f"<IBAN_CODE:{HEX}>", told(redacting))
         assert again[0] == found[1] != again[1]
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_names(self, redacting: Machine, stream: bool) -> None:
+        """Of people, by the small model, where a profile says so; they come back like the rest."""
+        text = "Hi, my name is Robert Johnson. Please tell Maria Gonzalez that Robert Johnson called."
+        reply = post(redacting, CHAT, chat(text, stream=stream), "named", piece="1")
+
+        wanted = "Hi, my name is <PERSON_1>. Please tell <PERSON_2> that <PERSON_1> called."
+        assert told(redacting) == wanted
+        assert said(reply) == text
+        post(redacting, CHAT, chat(text))
+        assert told(redacting) == text
+
     def test_secrets_are_masked(self, redacting: Machine, plants: Plants) -> None:
         """By default: an app has no use for a key in an answer."""
         key = plants.api_key()
@@ -269,8 +281,9 @@ class TestOutput:
         body = messages("hi", stream=True) if path == MESSAGES else chat("hi", stream=True)
         body = {"model": "fast", "input": "hi", "stream": True} if path == RESPONSES else body
         answer_saying(redacting, path, f"{'Well. ' * 60} Write to {its} now.", stream=True)
-        stream, _ = received(redacting, path, body, "blocking_output")
+        stream, cut = received(redacting, path, body, "blocking_output")
 
+        assert not cut
         assert not any(its[at : at + 8].encode() in stream for at in range(len(its) - 7))
         assert "Well. " in "".join(spoken(stream).values())
         last = list(data_of(stream))[-1]

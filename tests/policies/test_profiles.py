@@ -33,7 +33,8 @@ PROFILES = Profiles({"tight": profile("tight"), "standard": profile("standard")}
         (("local", "openai"), ANN, {}, "standard"),  # a failover must not see more
         (("openai",), ANN, {"data_class": "secret-1"}, "tight"),
         (("openai",), Caller(key_id="k", team="x", app="payroll"), {}, "tight"),
-        (("openai",), Caller(key_id="k", team="x", app="a"), {"tenant": "t9"}, "tight"),
+        (("openai",), Caller(key_id="k", team="x", app="a", tenant="t9"), {}, "tight"),
+        (("openai",), Caller(key_id="k", team="x", app="a"), {"tenant": "t9"}, "standard"),  # a label chooses nothing
         (("openai",), ANN, {"tenant": "t9"}, "standard"),  # the key knows better than the label
     ],
 )
@@ -43,6 +44,19 @@ def test_the_first_rule_decides_and_the_strictest_provider_holds(chain, caller, 
 
     assert expected == (found.name if found is not None else None)
     assert found is PROFILES.of(facts(chain, caller, **labels))
+
+
+def test_a_data_class_makes_a_profile_stricter_only():
+    """The label is the caller's own word."""
+    rules = (
+        ProfileRule("*", "*", "*", "public", "*", ""),
+        ProfileRule("*", "*", "*", "lax", "*", "standard"),
+        ProfileRule("*", "*", "*", "*", "*", "tight"),
+    )
+    profiles = Profiles({"tight": profile("tight"), "standard": profile("standard")}, rules)
+
+    for label in ("public", "lax", "other"):
+        assert "tight" == profiles.of(facts(("a",), ANN, data_class=label)).name
 
 
 def test_two_profiles_on_one_chain_the_stricter_wins():

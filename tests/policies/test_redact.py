@@ -316,11 +316,11 @@ def test_signed_thinking_stays_as_the_vendor_wrote_it():
     assert ("US_SSN", "signed", 1) in book.finish().redaction.entities
 
 
-@pytest.mark.parametrize("text", ["I know Ann Bo", "the key is key-abcd"])
+@pytest.mark.parametrize("text", ["I wrote to ann@x.io", "the key is key-abcd"])
 def test_signed_thinking_that_the_vendor_cannot_have_written_is_refused(text: str):
     """It holds a value that the vendor only knows the placeholder of, or a secret."""
     book = redacting(STANDARD)
-    actions = claude(book, thinking(text, "Ann Bo"))
+    actions = claude(book, thinking(text, "Ann Bo, ann@x.io"))
 
     assert (400, "policy_content_blocked") == refused(actions)
     assert b"messages[1].content[0].thinking" in answered(actions).body

@@ -63,8 +63,8 @@ def _stream(case: tuple[Path, dict], text: str, piece: int) -> bytes:
 
 
 def _cut_everywhere(stream: bytes) -> Iterator[list[bytes]]:
-    """Every place is a cut: between pieces of one byte, of 7, of 61, and in streams that are short of the whole rest."""
-    for size in (1, 7, 61) if len(stream) < 4 * SHORT else (1, 61):
+    """Every place is a cut: between pieces of one byte, of 7, of 41, and in streams that are short of the whole rest."""
+    for size in (1, 7, 41) if len(stream) < 3 * SHORT else (1, 41):
         for first in range(1, size + 1):
             places = range(first, len(stream), size)
             yield [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]

@@ -120,3 +120,12 @@ def test_weak_patterns_wait_for_a_word():
 
     assert {pattern: score < 0.4 for pattern, score in scores.items()} == gates
     assert not any(gate.context for gate in of_kind("UK_NHS").gates)
+
+
+def test_every_link_has_a_suffix_of_two_letters():
+    """The gate for links asks for no more than the expression does."""
+    pattern = recognizers(frozenset({"URL"}))[0].patterns[1].regex
+    suffixes = regex.findall(r"\(\?:([^()|]+)\)", pattern)
+
+    assert 500 < len(suffixes)
+    assert all(regex.fullmatch("[a-z]{2,}", suffix) for suffix in suffixes)

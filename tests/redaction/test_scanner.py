@@ -116,10 +116,12 @@ def test_version_stands_for_everything_that_decides():
 
 
 def test_long_texts_are_long():
-    """Together; where every scan takes long, any text is."""
+    """Together, and many short ones; where every scan takes long, any text is."""
     scanner = TextScanner((MAIL,), BOTH)
 
-    assert (False, True) == (scanner.is_long(["x" * 3999, "y"]), scanner.is_long(["x" * 3999, "yz"]))
+    assert (False, True) == (scanner.is_long(["x" * 3850]), scanner.is_long(["x" * 3851]))
+    assert (False, True) == (scanner.is_long(["x" * 1850] * 2), scanner.is_long(["x" * 1850, "x" * 1851]))
+    assert scanner.is_long(["x"] * 40)
     assert TextScanner((MAIL,), msgspec.structs.replace(BOTH, inline=0)).is_long(["x"])
     assert not TextScanner((MAIL,), msgspec.structs.replace(BOTH, inline=0)).is_long([])
 

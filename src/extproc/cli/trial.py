@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from extproc.adapters.redaction_key import MIN_LENGTH, read_redaction_key
 from extproc.bootstrap import Place, prepare_detection
 from extproc.cli.output import say
 from extproc.cli.place import CONFIG_NAME, config_path, read_config, state_folder
@@ -47,15 +48,25 @@ class Chosen:
         """The same with other settings; they are not judged again."""
         return Chosen(self.name, given, self.config, self.place)
 
-    def prepare(self) -> Detection:
-        """Compile it, and it alone. Raises `ConfigError`."""
-        return prepare_detection(self.place, self.config.model_copy(update={"redaction": self._section()}))
-
     def open(self) -> Opened:
-        """Make it ready to judge requests. Raises `ConfigError`."""
-        detection = self.prepare()
-        profiles = compile_profiles(self._section(), detection.scanners, detection.key)
-        return Opened(self, detection, profiles)
+        """Compile it, and it alone, and make it ready to judge requests. Raises `ConfigError`."""
+        section = self._section()
+        without = section.model_copy(update={"key": None})
+        detection = prepare_detection(self.place, self.config.model_copy(update={"redaction": without}))
+        key = self._key(section)
+        return Opened(self, Detection(detection.scanners, key), compile_profiles(section, detection.scanners, key))
+
+    def _key(self, section: Redaction) -> bytes | None:
+        """The key of hashes and keyed pseudonyms. Before the first `up`, or on another machine, one for this run."""
+        if section.key is None:
+            return None
+        try:
+            return read_redaction_key(section.key, os.environ)
+        except ConfigError as error:
+            hashed = any(one.action == "hash" for one in self.given.operators().values())
+            if hashed or self.given.placeholders == "keyed":
+                say(f"{error.path}: {error.reason}; hashes and codes are made with a key for this run only")
+            return os.urandom(MIN_LENGTH)
 
     def _section(self) -> Redaction:
         section = self.config.redaction or Redaction()
@@ -131,11 +142,12 @@ def choose(args: argparse.Namespace) -> Chosen:
     """
     path = config_path(args)
     config = load(STARTER.read_bytes(), CONFIG_NAME, base=Path().absolute()) if path is None else read_config(path)
-    section = config.redaction
+    section = None if path is None else config.redaction
     if section is None:
         told = f"no {CONFIG_NAME} here" if path is None else f"{path} has no redaction section"
         say(f"{told}: this is what the default profile does")
         section = Redaction()
+        config = config.model_copy(update={"redaction": section})
     name = args.profile or section.default
     known = ", ".join(section.profiles)
     if name == NO_PROFILE:

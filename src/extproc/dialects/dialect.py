@@ -5,6 +5,7 @@ A dialect never re-serialises: it finds positions in the caller's bytes and prop
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final, NamedTuple, TypeAlias
@@ -29,6 +30,10 @@ KEY: Final = -1
 """The last step of a path that means the name of a member, not its value: `("input", "city", KEY)`."""
 
 
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
+_FREE_FORM: Final = frozenset({"action", "arguments", "attributes", "input", "metadata", "operation", "variables"})
+
+
 class Text(NamedTuple):
     """One text a human or a model wrote.
 
@@ -46,10 +51,21 @@ class Text(NamedTuple):
 
 
 def show_path(path: Path) -> str:
-    """The path as vendors write it: `messages[0].content[1].text`; the name of a member is not shown: `input.{key}`."""
+    """The path as vendors write it: `messages[0].content[1].text`.
+
+    Names that the caller chose are not shown: those in free-form values, and all that no vendor would use (`{key}`).
+    """
     if path and path[-1] == KEY:
         return show_path(path[:-2]) + ".{key}"
-    return "".join(f"[{step}]" if type(step) is int else f".{step}" for step in path).removeprefix(".")
+    shown: list[str] = []
+    free = False
+    for number, step in enumerate(path):
+        if isinstance(step, int):
+            shown.append(f"[{step}]")
+            continue
+        shown.append(f".{step}" if not free and _PLAIN_NAME.fullmatch(step) else ".{key}")
+        free = free or (step in _FREE_FORM and (number > 0 or step != "input"))
+    return "".join(shown).removeprefix(".")
 
 
 class RequestView(ABC):
@@ -138,6 +154,8 @@ class ResponseEditor(ABC):
     Whole events only go out; one in which nothing changed goes out as the bytes that came. What a filter holds back
     when its channel ends goes into the event that ends it, or into one more delta of the vendor's shape before it.
     """
+
+    unsent: bytes = b""  # whole events of the same piece that came before the one for which `feed` raised
 
     @abstractmethod
     def feed(self, data: bytes, *, end: bool) -> bytes:

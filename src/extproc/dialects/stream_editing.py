@@ -17,6 +17,7 @@ from extproc.dialects import sse
 from extproc.dialects.dialect import DEFAULT_LIMITS, Path, ReadLimits, ResponseEditor, Text
 from extproc.dialects.editing import ANSWER_STRINGS, channel_kind, found_texts, loads, plain, replace
 from extproc.dialects.spans import is_array, is_object, literal
+from extproc.errors import Rejection
 from extproc.text import Channel, TextFilter
 
 Key: TypeAlias = tuple[str | int, ...]
@@ -94,10 +95,14 @@ class StreamEditor(ResponseEditor):
         """Hand on the events that are complete."""
         events = self._splitter.feed(data, end=end)
         trigger = self._trigger
-        if trigger is None:
-            out = [self._event(event) for event in events]
-        else:
-            out = [self.unread(event) if self._passes(event, trigger) else self._event(event) for event in events]
+        out: list[bytes] = []
+        try:
+            for event in events:
+                passes = trigger is not None and self._passes(event, trigger)
+                out.append(self.unread(event) if passes else self._event(event))
+        except Rejection:
+            self.unsent = b"".join(out)
+            raise
         if end:
             if out:
                 self._closed = sse.is_closed(out[-1])

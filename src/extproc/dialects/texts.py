@@ -83,6 +83,7 @@ _TOOL_ROLES: Final = ("tool", "function")
 _RESULT_TYPES: Final = ("tool_result", "_output")
 _HOLDERS: Final = frozenset({str, dict, list})  # types of values that are or may hold a text
 _LEAVES: Final = _HOLDERS | {int}
+_NUMBERED: Final = frozenset({"tool_arguments", "tool_result"})  # elsewhere numbers are parameters of the vendor's
 _LONG_NUMBER: Final = 10_000_000  # eight digits: below are counts and small sums, no cards, accounts and phones
 
 
@@ -125,7 +126,7 @@ class Walk:
             for index, child in enumerate(value):
                 if type(child) in _LEAVES:
                     self.every(child, (*path, index), kind)
-        elif type(value) is int and value >= _LONG_NUMBER:
+        elif type(value) is int and value >= _LONG_NUMBER and (kind in _NUMBERED or path[0] == "metadata"):
             self.texts.append(Text(path, kind, str(value)))
 
     def content(self, value: object, path: Path, kind: str) -> None:

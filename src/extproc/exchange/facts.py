@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
@@ -15,6 +16,9 @@ from extproc.dialects.dialect import Dialect, RequestView, ResponseReader
 from extproc.errors import Rejection
 from extproc.exchange.effects import Caller
 from extproc.usage import Usage
+
+Octets: TypeAlias = bytes
+"""The type, where a field of that name stands in its way."""
 
 
 class UsageSource(StrEnum):
@@ -83,6 +87,7 @@ class Response:
     first_byte_at: float | None = None  # first body byte: the time to first token of a stream
     bytes: int = 0
     reader: ResponseReader | None = None  # meter
+    unsent: Octets = b""  # redact: what may go on before a refusal that ends a stream
     stream: bool = False  # meter: the answer came as a stream of events
 
 

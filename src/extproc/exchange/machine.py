@@ -350,8 +350,8 @@ class Exchange:
 
     def _refuse_late(self, rejection: Rejection, metadata: Metadata) -> tuple[Action, ...]:
         """Response headers are out: end the stream with a vendor-shaped event where the format has one."""
-        reader = self.facts.response.reader
-        last = reader.abort(rejection) if reader is not None else b""
+        response = self.facts.response
+        last = response.unsent + (response.reader.abort(rejection) if response.reader is not None else b"")
         self._ending = True
         if self._modes.response is BodyMode.FULL_DUPLEX_STREAMED:
             return (StreamBody(request=False, data=last, end=True, metadata=metadata),)

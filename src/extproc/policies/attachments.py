@@ -70,4 +70,6 @@ def _printable(media: str) -> str:
 
 def _refusal(text: Text, reason: str) -> Rejection:
     path = show_path(text.path)
-    return Rejection(400, ErrorCode.POLICY_ATTACHMENT_NOT_ALLOWED, f"{path}: {reason}.", param=path)
+    return Rejection(
+        400, ErrorCode.POLICY_ATTACHMENT_NOT_ALLOWED, f"{path}: {reason}.", param=path, detail="attachment"
+    )

@@ -48,6 +48,7 @@ def _profile(name: str, given: config.Profile, scanners: Scanners, key: bytes | 
         restore=given.restore,
         on_trouble=OnTrouble(given.on_budget == "forward", given.on_error == "forward", given.budget),
         output=output,
+        user_ids=Hash(key) if key is not None else None,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from extproc.config.redaction import SECRET_KINDS
+from extproc.config.redaction import NAME_KINDS, SECRET_KINDS
 from extproc.dialects import embedded
 from extproc.dialects.dialect import KEY, Edit, RequestView, Text, show_path
 from extproc.dialects.embedded import Part
@@ -15,7 +15,7 @@ from extproc.errors import ErrorCode, Rejection
 from extproc.exchange.facts import Redaction
 from extproc.policies import attachments
 from extproc.policies.profiles import Profile
-from extproc.redaction.operators import Block
+from extproc.redaction.operators import Block, Operators, Pseudonym
 from extproc.redaction.pseudonyms import Pseudonyms
 from extproc.text import Finding, Findings
 
@@ -25,6 +25,11 @@ _SIGNED: Final = "signed"
 _FORMED: Final = frozenset({"tool_name", _SIGNED})
 _BARE: Final = frozenset({"name", "tool_name"})  # positions where vendors take letters, digits, `_` and `-` only
 _FREE_FORM: Final = frozenset({"tool_arguments", "metadata"})
+_USER_IDS: Final = frozenset({("user",), ("safety_identifier",), ("prompt_cache_key",), ("metadata", "user_id")})
+"""Fields by which vendors tell users apart: a number that counts by request would make all of them one."""
+_URL: Final = "url"
+_PROVEN: Final = 1.0  # the score of what a checksum proves
+_SHORTEST_FORGED: Final = 6
 _SHOWN_KINDS: Final = 10
 
 _Found = tuple[Finding, ...]
@@ -122,10 +127,13 @@ class Inspection:
         return paired
 
     def _touches(self, unit: _Unit, finding: Finding) -> bool:
+        if unit.text.kind == _URL and finding.kind in SECRET_KINDS:
+            return False  # a signature or a token in a link is given to the vendor, which fetches by it
         return any(
             finding.start < part.at + len(part.value) and part.at < finding.end
             for part in unit.parts
-            if not part.key or self._profile.argument_keys
+            if (not part.key or self._profile.argument_keys)
+            and (finding.score >= _PROVEN or not _is_number(unit, part))
         )
 
     def _changed(self, unit: _Unit, part: Part, findings: _Found, pseudonyms: Pseudonyms) -> str:
@@ -134,13 +142,18 @@ class Inspection:
         if not part.key or self._profile.argument_keys:
             for one in findings:
                 start, end = max(one.start - part.at, 0), min(one.end - part.at, len(value))
-                if start < end:
+                if start < end and (one.score >= _PROVEN or not _is_number(unit, part)):
                     inside.append(one._replace(start=start, end=end))
         elif (again := pseudonyms.again(value)) != value:
             return again
+        if inside and unit.text.path in _USER_IDS and self._profile.user_ids is not None:
+            return self._profile.user_ids.identity(value)
         if not inside and not pseudonyms.may_change(value):
             return value
-        return pseudonyms.redact(value, inside, self._profile.operators, bare=unit.text.kind in _BARE)
+        operators = self._profile.operators
+        if part.key:  # two masked keys would be one key twice
+            operators = Operators(dict.fromkeys((one.kind for one in inside), Pseudonym()))
+        return pseudonyms.redact(value, inside, operators, bare=unit.text.kind in _BARE)
 
     def _refuse_blocked(self, paired: Iterable[tuple[_Unit, _Found]], noted: Redaction) -> None:
         """What is blocked, wherever it is; secrets in signed texts, where nothing can be put in their place."""
@@ -154,11 +167,14 @@ class Inspection:
         self._refuse(kinds, noted)
 
     def _refuse_forged(self, paired: Iterable[tuple[_Unit, _Found]], pseudonyms: Pseudonyms, noted: Redaction) -> None:
-        """A value that has a placeholder cannot stand in a text that the vendor wrote and signed: it only saw the latter."""
+        """A value that has a placeholder cannot stand in a text that the vendor wrote and signed: it only saw the latter.
+
+        Names aside: a model knows many of its own, and they are parts of other words.
+        """
         kinds: dict[str, str] = {}
         for unit, _ in paired:
             if unit.text.kind == _SIGNED:
-                for kind in pseudonyms.stands_in(unit.text.value):
+                for kind in pseudonyms.stands_in(unit.text.value, shortest=_SHORTEST_FORGED) - NAME_KINDS:
                     kinds.setdefault(kind, show_path(unit.text.path))
         self._refuse(kinds, noted)
 
@@ -170,6 +186,13 @@ class Inspection:
             noted.count(kind, "block")
         noted.blocked = tuple(kinds)
         raise blocked(tuple(kinds), next(iter(kinds.values())))
+
+
+def _is_number(unit: _Unit, part: Part) -> bool:
+    """Whether a part stands as a number: most of those are counts, times and ids."""
+    if unit.document:
+        return unit.text.value[part.start] != '"'
+    return unit.text.kind in _FREE_FORM and part.value.isdecimal()
 
 
 def _may_be_json(value: str) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from extproc.exchange.effects import Scanner
 from extproc.exchange.facts import Facts
 from extproc.policies.grants import matches
-from extproc.redaction.operators import Operators
+from extproc.redaction.operators import Hash, Operators
 
 _MOST_REMEMBERED = 10_000
 
@@ -63,6 +63,7 @@ class Profile(msgspec.Struct, frozen=True):
     restore: bool
     on_trouble: OnTrouble
     output: Output | None = None
+    user_ids: Hash | None = None  # None: without a key, users get numbered placeholders like everything else
 
 
 class ProfileRule(msgspec.Struct, frozen=True):
@@ -87,7 +88,8 @@ class Profiles:
     """The rules, compiled once per configuration. The first that covers a call and a provider decides.
 
     A call may go to any provider of its chain: of their profiles the one that stands first in `profiles` holds, so that
-    a failover never sees less redacted text than it would as a first choice.
+    a failover never sees less redacted text than it would as a first choice. The same goes for the profiles with and
+    without the data class that the caller stated. The tenant is the key's: a label cannot choose a profile.
     """
 
     def __init__(self, profiles: Mapping[str, Profile], rules: tuple[ProfileRule, ...]) -> None:
@@ -110,7 +112,7 @@ class Profiles:
         caller = facts.caller
         providers = facts.target.chain if facts.target is not None else ()
         team, app, tenant = (caller.team, caller.app, caller.tenant) if caller is not None else ("", "", "")
-        who = (team, app, tenant or facts.labels.get("tenant", ""), facts.labels.get("data_class", ""))
+        who = (team, app, tenant, facts.labels.get("data_class", ""))
         key = (who, providers)
         if key not in self._memo:
             if len(self._memo) >= _MOST_REMEMBERED:
@@ -119,7 +121,8 @@ class Profiles:
         return self._memo[key]
 
     def _choose(self, who: tuple[str, str, str, str], providers: tuple[str, ...]) -> Profile | None:
-        names = {self._first(who, provider) for provider in providers} - {""}
+        plain = (*who[:3], "")  # the data class is the caller's own word: it can make things stricter only
+        names = {self._first(one, provider) for provider in providers for one in (who, plain)} - {""}
         if not names:
             return None
         return self._profiles[min(names, key=self._strictness.__getitem__)]

@@ -67,10 +67,8 @@ class RedactPolicy(Policy):
     def _inspect(self, facts: Facts, request: RequestView, profile: Profile, draft: Draft) -> Steps:
         noted = cast("Redaction", facts.redaction)
         keyed = self._keyed(request, profile)
-        if request.unreadable is not None and not profile.shadow:
-            field = request.unreadable
-            message = f"{field}: this gateway must read what goes out. Send text in place of token ids."
-            raise Rejection(400, ErrorCode.CALLER_INVALID_FIELD, message, param=field)
+        if not profile.shadow:
+            _refuse_unreadable(request, answers=profile.output is not None)
         inspection = Inspection(request, profile)
         try:
             found = yield from self._find(inspection, profile, noted)
@@ -92,7 +90,7 @@ class RedactPolicy(Policy):
             return profile.keyed
         if not profile.keyed_history:
             message = f"{history}: this gateway must see what a model is given. Send it in the request itself."
-            raise Rejection(400, ErrorCode.POLICY_STORED_HISTORY, message, param=history)
+            raise Rejection(400, ErrorCode.POLICY_STORED_HISTORY, message, param=history, detail="stored history")
         return True
 
     @staticmethod
@@ -157,12 +155,34 @@ class RedactPolicy(Policy):
 
     def response_body(self, facts: Facts, event: ResponseBody, draft: Draft) -> bytes | None:
         """Restore, scan. Raises `Rejection` where the model wrote what must not pass: the stream ends politely."""
-        return None if self._editor is None else self._editor.feed(event.data, end=event.end)
+        if self._editor is None:
+            return None
+        try:
+            return self._editor.feed(event.data, end=event.end)
+        except Rejection:
+            facts.response.unsent = self._editor.unsent
+            raise
 
     def finish(self, facts: Facts) -> None:
         """Note how many placeholders came back."""
         if self._restorer is not None and facts.redaction is not None:
             facts.redaction.restored = self._restorer.restored
+
+
+def _refuse_unreadable(request: RequestView, *, answers: bool) -> None:
+    """Raises 400 for what cannot be inspected: token ids, and log-probabilities where `answers` are searched.
+
+    The latter would spell out, token by token, what was masked.
+    """
+    field = request.unreadable
+    if field is not None:
+        message = f"{field}: this gateway must read what goes out. Send text in place of token ids."
+        raise Rejection(400, ErrorCode.CALLER_INVALID_FIELD, message, param=field)
+    for field in ("logprobs", "top_logprobs", "include") if answers else ():
+        given = request.value((field,))
+        if given and (field != "include" or "logprobs" in str(given)):
+            message = f"{field}: log-probabilities cannot be had here, because answers are inspected."
+            raise Rejection(400, ErrorCode.CALLER_INVALID_FIELD, message, param=field)
 
 
 def _count_would(noted: Redaction, would: Operators, kind: str, _operator: str) -> None:

@@ -27,7 +27,7 @@ _PRINTED: Final = frozenset(
     {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 4, 2), (4, 4, 4, 1), (6, 13)}
 )
 _BEGINNINGS: Final = frozenset({4, 6}) | frozenset(range(_FEWEST, _MOST + 1))  # digits of a first group
-_FILLER: Final = 2  # a number of so few different digits is a filler, not a card
+_FILLER: Final = 1  # a number of so few different digits is a filler, not a card
 
 
 class _Network(NamedTuple):

@@ -95,6 +95,10 @@ class Hash(msgspec.Struct, frozen=True):
         told = f"{kind}\0{value}".encode("utf-8", "surrogatepass")
         return f"<{kind}:{hashlib.blake2b(told, key=key, digest_size=_HASH_BYTES).hexdigest()}>"
 
+    def identity(self, value: str) -> str:
+        """A stand-in for a user's id: as `apply`, in letters and digits only."""
+        return f"user_{self.apply('USER', value)[len('<USER:') : -1]}"
+
 
 Irreversible: TypeAlias = Mask | Replace | Hash
 Operator: TypeAlias = Allow | Block | Pseudonym | Irreversible

@@ -39,6 +39,7 @@ OWN: Final = frozenset({"CREDIT_CARD", "IBAN_CODE", "PHONE_NUMBER"})
 
 _ONE_WORD: Final = frozenset({"IpRecognizer", "DateRecognizer"})  # their expressions match no white space
 _DOTTED_I: Final = {0x130: "i"}  # the one letter that ignoring case means more to `regex` than to RE2
+_URL_GATE: Final = r"[a-z0-9.-]\.[a-z]{2}"  # what every link has; the lists of suffixes take long to compile
 _URL_MEMORY: Final = 64 << 20  # bytes that RE2 may use for its states
 _EMAIL_LOCAL: Final = r"(?r)[!#$%&'*+\-/=?^_`{|}~\.\w]+"
 _EMAIL_DOMAIN: Final = r"@\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+\b"
@@ -222,7 +223,7 @@ class UrlFinder(PresidioFinder):
 
     def __init__(self, recognizer: Recognizer, threshold: float) -> None:
         super().__init__(recognizer, threshold)
-        self.gates = tuple(gate._replace(single=True) for gate in self.gates)
+        self.gates = tuple(Gate(_URL_GATE, single=True) for _ in self.gates)
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
         """The matches of Presidio's expressions."""

@@ -112,9 +112,11 @@ class Pseudonyms:
         name = self._latest.get(value)
         return value if name is None else f"<{name}>"
 
-    def stands_in(self, text: str) -> tuple[str, ...]:
-        """The kinds of the values that have a placeholder and occur in `text`, each once."""
-        return tuple(dict.fromkeys(kind for kind, value in self._names if value in text))
+    def stands_in(self, text: str, *, shortest: int) -> frozenset[str]:
+        """The kinds of the values of at least `shortest` characters that have a placeholder and occur in `text`."""
+        return frozenset(
+            kind for kind, value in self._names if kind != LITERAL and len(value) >= shortest and value in text
+        )
 
     def _identifier(self, text: str, findings: Sequence[Finding], operators: Operators) -> str:
         chosen = [(finding.kind, operators.of(finding.kind)) for finding in findings]

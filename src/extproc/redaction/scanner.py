@@ -13,6 +13,7 @@ from extproc.redaction.resolve import resolve
 from extproc.text import Check, Detector, Finding, never
 
 _ESCAPE: Final = re.compile(r"\\[nrt]")
+_EACH: Final = 150  # characters that a text costs beside its own
 _VERSION_BYTES: Final = 16
 _FORMAT: Final = b"findings 2"  # changes whenever the same detectors would give other findings
 
@@ -77,7 +78,7 @@ class TextScanner:
 
     def is_long(self, texts: Sequence[str]) -> bool:
         """Whether scanning these takes so long that the event loop should not wait for it."""
-        return sum(map(len, texts)) > self._inline
+        return bool(texts) and sum(map(len, texts)) + _EACH * len(texts) > self._inline
 
 
 def _trim(finding: Finding, text: str) -> Finding | None:
