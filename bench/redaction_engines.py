@@ -26,8 +26,8 @@ access:
 redaction:
   default: NAME
   profiles:
-    patterns: {names: off}
-    fast: {names: fast}
+    patterns: {names: off, budget: 60s}
+    fast: {names: fast, budget: 60s}
     strict: {names: strict, budget: 60s}
     fast_places: {names: fast, entities: {LOCATION: pseudonym}}
     regions: {names: off, phone_regions: [US, GB, DE, FR, IT, ES, NL, PL, BR, SE]}

@@ -84,6 +84,7 @@ _RESULT_TYPES: Final = ("tool_result", "_output")
 _HOLDERS: Final = frozenset({str, dict, list})  # types of values that are or may hold a text
 _LEAVES: Final = _HOLDERS | {int}
 _NUMBERED: Final = frozenset({"tool_arguments", "tool_result"})  # elsewhere numbers are parameters of the vendor's
+_DEEPEST: Final = 128  # steps of a path: finding a place in a body costs the square of its depth
 _LONG_NUMBER: Final = 10_000_000  # eight digits: below are counts and small sums, no cards, accounts and phones
 
 
@@ -118,6 +119,8 @@ class Walk:
         """Every string at or below `value`, whatever its key, and every number long enough to be someone's."""
         if type(value) is str:
             self.texts.append(Text(path, kind, value))
+        elif len(path) > _DEEPEST:
+            raise RecursionError
         elif is_object(value):
             for key, child in value.items():
                 if type(child) in _LEAVES:
@@ -131,6 +134,8 @@ class Walk:
 
     def content(self, value: object, path: Path, kind: str) -> None:
         """Texts of a message, an item, a content part or an array of them; `kind` is what plain text in it is."""
+        if len(path) > _DEEPEST:
+            raise RecursionError
         if is_object(value):
             self._part(value, path, kind)
         elif is_array(value):
@@ -198,6 +203,8 @@ class Walk:
 
         `named` is the kind of a `name`, `plain` that of a string in an array.
         """
+        if len(path) > _DEEPEST:
+            raise RecursionError
         if is_object(value):
             self._tool(value, path, named)
         elif is_array(value):

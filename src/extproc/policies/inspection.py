@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -45,6 +45,14 @@ class _Unit(NamedTuple):
     scanned: str
     parts: Sequence[Part]
     document: bool
+
+
+class _Paired(NamedTuple):
+    """A unit, what was found in it, and what of that lies in which of its parts, by their numbers."""
+
+    unit: _Unit
+    findings: _Found
+    shares: Mapping[int, Sequence[Finding]]
 
 
 class Inspection:
@@ -97,7 +105,7 @@ class Inspection:
         self._refuse_blocked(paired, noted)
         operators = self._profile.operators
         edits: list[Edit] = []
-        for unit, findings in paired:
+        for unit, findings, shares in paired:
             signed = unit.text.kind == _SIGNED
             for finding in findings:
                 noted.count(finding.kind, _SIGNED if signed else operators.name(finding.kind))
@@ -105,8 +113,8 @@ class Inspection:
                 continue
             changes = [
                 (part.start, part.end, changed)
-                for part in unit.parts
-                if (changed := self._changed(unit, part, findings, pseudonyms)) != part.value
+                for number, part in enumerate(unit.parts)
+                if (changed := self._changed(unit, part, shares.get(number, ()), pseudonyms)) != part.value
             ]
             if changes:
                 new = embedded.splice(unit.text.value, changes) if unit.document else changes[0][2]
@@ -115,36 +123,45 @@ class Inspection:
             self._refuse_forged(paired, pseudonyms, noted)
         return edits
 
-    def _pair(self, found: tuple[Findings, Findings]) -> list[tuple[_Unit, _Found]]:
-        """Each unit with what was found in its parts: names of members are no parts to edit unless asked for."""
+    def _pair(self, found: tuple[Findings, Findings]) -> list[_Paired]:
+        """Each unit with what was found in its parts."""
         prose, formed = map(iter, found)
-        paired: list[tuple[_Unit, _Found]] = []
+        paired: list[_Paired] = []
         for unit in self._units:
             findings: _Found = ()
             if self._is_scanned(unit):
                 findings = next(formed if unit.text.kind in _FORMED else prose)
-            paired.append((unit, tuple(one for one in findings if self._touches(unit, one))))
+            paired.append(_Paired(unit, *self._share_out(unit, findings)) if findings else _Paired(unit, (), {}))
         return paired
 
-    def _touches(self, unit: _Unit, finding: Finding) -> bool:
-        if unit.text.kind == _URL and finding.kind in SECRET_KINDS:
-            return False  # a signature or a token in a link is given to the vendor, which fetches by it
-        return any(
-            finding.start < part.at + len(part.value) and part.at < finding.end
-            for part in unit.parts
-            if (not part.key or self._profile.argument_keys)
-            and (finding.score >= _PROVEN or not _is_number(unit, part))
-        )
+    def _share_out(self, unit: _Unit, findings: _Found) -> tuple[_Found, dict[int, list[Finding]]]:
+        """The findings that lie in parts that can be edited, and by part what of them lies in it, offsets its own.
 
-    def _changed(self, unit: _Unit, part: Part, findings: _Found, pseudonyms: Pseudonyms) -> str:
+        One pass over both, which are in order and do not overlap: a document may have thousands of each.
+        """
+        if unit.text.kind == _URL:  # a signature or a token in a link is given to the vendor, which fetches by it
+            findings = tuple(one for one in findings if one.kind not in SECRET_KINDS)
+        kept: dict[Finding, None] = {}
+        shares: dict[int, list[Finding]] = {}
+        first = 0
+        for number, part in enumerate(unit.parts):
+            begin, end = part.at, part.at + len(part.value)
+            while first < len(findings) and findings[first].end <= begin:
+                first += 1
+            at = first
+            while at < len(findings) and findings[at].start < end:
+                one = findings[at]
+                at += 1
+                if (part.key and not self._profile.argument_keys) or (_is_number(unit, part) and one.score < _PROVEN):
+                    continue
+                kept[one] = None
+                inside = one._replace(start=max(one.start - begin, 0), end=min(one.end - begin, len(part.value)))
+                shares.setdefault(number, []).append(inside)
+        return tuple(kept), shares
+
+    def _changed(self, unit: _Unit, part: Part, inside: Sequence[Finding], pseudonyms: Pseudonyms) -> str:
         value = part.value
-        inside: list[Finding] = []
-        if not part.key or self._profile.argument_keys:
-            for one in findings:
-                start, end = max(one.start - part.at, 0), min(one.end - part.at, len(value))
-                if start < end and (one.score >= _PROVEN or not _is_number(unit, part)):
-                    inside.append(one._replace(start=start, end=end))
-        elif (again := pseudonyms.again(value)) != value:
+        if part.key and not self._profile.argument_keys and (again := pseudonyms.again(value)) != value:
             return again
         if inside and unit.text.path in _USER_IDS and self._profile.user_ids is not None:
             return self._profile.user_ids.identity(value)
@@ -155,24 +172,24 @@ class Inspection:
             operators = Operators(dict.fromkeys((one.kind for one in inside), Pseudonym()))
         return pseudonyms.redact(value, inside, operators, bare=unit.text.kind in _BARE)
 
-    def _refuse_blocked(self, paired: Iterable[tuple[_Unit, _Found]], noted: Redaction) -> None:
+    def _refuse_blocked(self, paired: Iterable[_Paired], noted: Redaction) -> None:
         """What is blocked, wherever it is; secrets in signed texts, where nothing can be put in their place."""
         operators = self._profile.operators
         kinds: dict[str, str] = {}
-        for unit, findings in paired:
+        for unit, findings, _ in paired:
             for finding in findings:
                 sealed = unit.text.kind == _SIGNED and finding.kind in SECRET_KINDS
                 if isinstance(operators.of(finding.kind), Block) or sealed:
                     kinds.setdefault(finding.kind, show_path(unit.text.path))
         self._refuse(kinds, noted)
 
-    def _refuse_forged(self, paired: Iterable[tuple[_Unit, _Found]], pseudonyms: Pseudonyms, noted: Redaction) -> None:
+    def _refuse_forged(self, paired: Iterable[_Paired], pseudonyms: Pseudonyms, noted: Redaction) -> None:
         """A value that has a placeholder cannot stand in a text that the vendor wrote and signed: it only saw the latter.
 
         Names aside: a model knows many of its own, and they are parts of other words.
         """
         kinds: dict[str, str] = {}
-        for unit, _ in paired:
+        for unit, _, _ in paired:
             if unit.text.kind == _SIGNED:
                 for kind in pseudonyms.stands_in(unit.text.value, shortest=_SHORTEST_FORGED) - NAME_KINDS:
                     kinds.setdefault(kind, show_path(unit.text.path))
