@@ -51,7 +51,7 @@ def chat(v: Plants) -> dict[str, Any]:
             {"type": "function", "function": {"name": "other", "parameters": {}}},
         ],
         "metadata": {"ticket": f"of {v()}"},
-        "user": v.email(),
+        "user": v.user(),
         "stop": [f"end {v()}"],
         "prediction": {"type": "content", "content": f"Perhaps {v()}"},
         "reasoning_effort": "low",
@@ -98,9 +98,9 @@ def responses(v: Plants) -> dict[str, Any]:
         ],
         "tools": [{"type": "function", "name": tool, "description": f"For {v()}", "parameters": schema(v)}],
         "metadata": {"ticket": f"of {v()}"},
-        "user": v.email(),
-        "safety_identifier": v.email(),
-        "prompt_cache_key": v.email(),
+        "user": v.user(),
+        "safety_identifier": v.user(),
+        "prompt_cache_key": v.user(),
         "reasoning": {"effort": "low", "summary": "auto"},
     }
 
@@ -152,7 +152,7 @@ def messages(v: Plants) -> dict[str, Any]:
         "tools": [
             {"name": tool, "description": f"For {v()}", "input_schema": schema(v), "input_examples": [{"q": v()}]}
         ],
-        "metadata": {"user_id": v.email()},
+        "metadata": {"user_id": v.user()},
         "stop_sequences": [f"end {v()}"],
     }
 

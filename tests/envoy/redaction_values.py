@@ -17,11 +17,22 @@ PATTERNS = """
 """What a profile needs to find `employee` and `codename`."""
 
 
+SHAPES = (
+    rb"[a-z]{6}\.[a-z]{7}@[a-z]{9}\.com",
+    rb"DE[0-9]{20}",
+    rb"[ET][0-9]{6}",
+    rb"4[0-9]{15}",
+    rb"[0-9]{3}-[0-9]{2}-[0-9]{4}",
+    rb"ghp_[A-Za-z0-9]{36}",
+)
+"""Of all values; of a code name the part that every spelling has."""
+
+
 class Plants:
     """Makes values; no two are the same. `all` are those that must not be seen where nobody may see them.
 
     `in_names` are those in identifiers, which vendors let have no brackets: in a text that repeats such a one its
-    placeholder stays.
+    placeholder stays. So does the stand-in for a user's id.
     """
 
     def __init__(self, seed: int) -> None:
@@ -49,6 +60,12 @@ class Plants:
         value = self.employee()
         self.in_names.add(value)
         return form.format(value)
+
+    def user(self) -> str:
+        """An address in a field by which vendors tell users apart."""
+        value = self.email()
+        self.in_names.add(value)
+        return value
 
     def codename(self) -> str:
         """A value with quotes, backslashes, line ends, an emoji and letters from right to left."""
