@@ -388,3 +388,18 @@ def test_a_value_in_arguments_is_looked_at_with_its_name():
     assert body.replace(b"Ann Bo", b"<PERSON_1>") == forwarded(claude(book, body)).body
     effect = next(effect for effect in book.effects if isinstance(effect, FindEntities))
     assert '"password": "x Ann Bo"' in effect.texts
+
+
+def test_structured_answers_stay_json_whatever_is_put_back():
+    """`response_format`: a value with quotes, in a JSON answer and in a stream."""
+    name = 'Zo\\ "Q" O\'Neil'
+    body = chat(name, response_format={"type": "json_object"})
+    book = redacting(STANDARD)
+    call(book, body)
+    told = json.loads(answer(book, '{"who": "<PERSON_1>"}'))["choices"][0]["message"]["content"]
+    assert {"who": name} == json.loads(told)
+
+    book = redacting(STANDARD)
+    call(book, body[:-1] + b',"stream":true}')
+    pieces = [event(piece) for piece in ('{"wh', 'o": "<PER', 'SON_1>"', "}")]
+    assert {"who": name} == json.loads(texts(stream(book, *pieces, event(None, "stop") + b"data: [DONE]\n\n")))

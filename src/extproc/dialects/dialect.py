@@ -90,6 +90,11 @@ class RequestView(ABC):
         return None
 
     @property
+    def wants_json(self) -> bool:
+        """Whether the caller asked for an answer in JSON."""
+        return False
+
+    @property
     def unreadable(self) -> str | None:
         """The field that holds a text in a form that nobody here reads (token ids); None: there is none."""
         return None

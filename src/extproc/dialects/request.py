@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import orjson
 
@@ -36,6 +36,9 @@ def tool_choice(walk: Walk, value: object, path: Path) -> None:
 def answer_format(walk: Walk, value: object, path: Path) -> None:
     """The schema of a structured answer; its `name` is no tool's."""
     walk.tools(value, path, "name")
+
+
+_FORMATS: Final = (("response_format",), ("text", "format"), ("output_config", "format"), ("output_format",))
 
 
 class JsonRequest(RequestView):
@@ -107,6 +110,11 @@ class JsonRequest(RequestView):
             yield from keys_below(value, path, "key")
             done = before
         yield from walk.texts[done:]
+
+    @property
+    def wants_json(self) -> bool:
+        """By Chat's `response_format`, Responses' `text.format`, Messages' `output_config.format`, or its older name."""
+        return any(str(self.value((*path, "type"))).startswith("json") for path in _FORMATS if path[0] in self.tree)
 
     @property
     def stored_history(self) -> str | None:

@@ -20,11 +20,12 @@ from extproc.exchange.facts import Facts, Redaction
 from extproc.exchange.policy import Policy
 from extproc.policies.inspection import Inspection
 from extproc.policies.profiles import Profile, Profiles
+from extproc.redaction.json_answers import JsonAnswers
 from extproc.redaction.operators import Allow, Operators
 from extproc.redaction.output_scan import OutputScan
 from extproc.redaction.pseudonyms import Pseudonyms
 from extproc.redaction.restore import Restorer
-from extproc.text import Findings, TextFilter
+from extproc.text import Findings
 
 SKIPPED_HEADER: Final = "x-llm-redaction"
 """On answers to calls that went out uninspected because the profile says so: `skipped`."""
@@ -131,15 +132,17 @@ class RedactPolicy(Policy):
         if noted.failed and not noted.shadow:
             draft.set[SKIPPED_HEADER] = "skipped"
         dialect = facts.endpoint.dialect if facts.endpoint is not None else None
-        texts = self._filter(profile, noted)
+        texts: Restorer | OutputScan | JsonAnswers | None = self._filter(profile, noted)
+        if texts is not None and facts.request is not None and facts.request.wants_json:
+            texts = JsonAnswers(texts)
         if dialect is None or response.reader is None or texts is None:
             return
         if draft.body_mode is BodyMode.STREAMED:
             draft.remove.append("content-length")  # what goes on is longer or shorter than announced
         self._editor = dialect.editor(stream=response.stream, texts=texts, limits=self._limits)
 
-    def _filter(self, profile: Profile, noted: Redaction) -> TextFilter | None:
-        texts: TextFilter | None = None
+    def _filter(self, profile: Profile, noted: Redaction) -> Restorer | OutputScan | None:
+        texts: Restorer | None = None
         if self._pseudonyms is not None and profile.restore:
             texts = self._restorer = Restorer(self._pseudonyms.table())
         if profile.output is not None:
