@@ -16,7 +16,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from extproc.adapters.detection import FOLDER, Detectors
+from extproc.adapters.detection import FOLDER, WARM, Detectors
 from extproc.adapters.fleet import Launch, Plan, StartError
 from extproc.adapters.grpc_server import Processor, make_server
 from extproc.adapters.health import Health
@@ -130,15 +130,21 @@ def prepare_detection(place: Place, config: Config) -> Detection:
     return Detectors(place.detectors).prepare(config, os.environ)
 
 
+def _warm(scans: Scans, detection: Detection) -> None:
+    scans.warm([one.texts for one in detection.scanners.values()], WARM)
+
+
 _Prepared = tuple[Config, Detection]
 
 
 class _Reload:
     """Brings a changed gateway.yaml live: parse and compile in a thread, swap on the loop, keep the old one on error."""
 
-    def __init__(self, place: Place, serving: tuple[Host, Detectors], state: StateMetrics, troubles: _Troubles) -> None:
+    def __init__(
+        self, place: Place, serving: tuple[Host, Detectors, Scans], state: StateMetrics, troubles: _Troubles
+    ) -> None:
         self._place = place
-        self._host, self._detectors = serving
+        self._host, self._detectors, self._scans = serving
         self._state = state
         self._troubles = troubles
         self._log = structlog.get_logger("extproc.config")
@@ -155,6 +161,7 @@ class _Reload:
     def _commit(self, prepared: _Prepared) -> None:
         config, detection = prepared
         generation = self._host.current.generation + 1
+        _warm(self._scans, detection)
         self._host.current = build(config, generation, detection)
         self._state.config(generation=generation, ok=True, at=time.time())
         self._troubles.note(_REFUSED_CONFIG)
@@ -202,7 +209,9 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     keys = open_keys(config)
     scans = Scans(FindingCache(_FINDINGS, os.urandom(32)))
     detectors = Detectors(place.detectors)
-    runtime = build(config, detection=detectors.prepare(config, os.environ))
+    detection = detectors.prepare(config, os.environ)
+    _warm(scans, detection)
+    runtime = build(config, detection=detection)
     sinks = (RecordLog(writer, config.log.format), metrics)
     host = Host(runtime, keys[0], Tokenizers(place.state / _TOKENS), sinks, scans)
     host.gauge = metrics
@@ -210,7 +219,7 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     health = Health()
     server = make_server(Processor(host), (health.handler(),), config.limits.request_body)
     troubles = _Troubles(parent)
-    reload = _Reload(place, (host, detectors), state, troubles).watcher(data)
+    reload = _Reload(place, (host, detectors, scans), state, troubles).watcher(data)
     watchers = (reload.run, _key_watcher(config, keys, state, troubles))
 
     async def settled() -> None:

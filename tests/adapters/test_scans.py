@@ -406,3 +406,22 @@ def test_the_answer_is_the_same_by_any_way(calls: list[list[str]]) -> None:
         assert len(scanner.seen) == len(set(scanner.seen))
 
     asyncio.run(main())
+
+
+async def test_a_search_ahead_never_holds_the_loop(scans: Scans) -> None:
+    """However short: it goes to the thread, and the next call knows."""
+    scanner = Words(lambda _text, _check: None)
+    waiting = scans.find(FindEntities(scanner, ("a secret",), 1.0, ahead=True))
+    assert asyncio.iscoroutine(waiting)
+    await waiting
+    found = scans.find(FindEntities(scanner, ("a secret",), 1.0))
+    assert isinstance(found, FoundEntities)
+    assert found.cached == 1
+
+
+async def test_the_thread_is_warmed_up(scans: Scans) -> None:
+    """It has scanned once before the first call; a scanner that fails there is no error."""
+    threads: list[str] = []
+    scans.warm([Words(lambda _text, _check: threads.append(threading.current_thread().name))], "text")
+    await until(lambda: threads != [])
+    assert threads[0].startswith("scan")

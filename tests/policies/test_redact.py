@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from extproc.errors import BudgetExceededError, EffectError
 from extproc.exchange.actions import BodyMode, ContinueBody, ContinueHeaders
 from extproc.exchange.effects import Caller, FindEntities
-from redacting import redacting
+from redacting import find, redacting
 from talk import SSE, answered, call, claude, forwarded, refused
 
 STANDARD = "  profiles:\n    standard: {}\n"
@@ -403,3 +404,20 @@ def test_structured_answers_stay_json_whatever_is_put_back():
     call(book, body[:-1] + b',"stream":true}')
     pieces = [event(piece) for piece in ('{"wh', 'o": "<PER', 'SON_1>"', "}")]
     assert {"who": name} == json.loads(texts(stream(book, *pieces, event(None, "stop") + b"data: [DONE]\n\n")))
+
+
+def test_the_answer_of_a_chat_is_searched_before_it_comes_back():
+    """As the caller will send it again; not for a first turn, of which nobody knows whether a second follows."""
+    first = redacting(STANDARD)
+    call(first, chat("Ann Bo"))
+    answer(first, "Hello <PERSON_1>!")
+    assert first.finish().redaction is not None
+    assert not [effect for effect in first.effects if isinstance(effect, FindEntities) and effect.ahead]
+
+    later = redacting(STANDARD)
+    later.answers = {**later.answers, FindEntities: lambda effect: msgspec.structs.replace(find(effect), cached=1)}
+    call(later, chat("Ann Bo", stream=True))
+    stream(later, event("Hello <PER"), event("SON_1>!"), event(None, "stop") + b"data: [DONE]\n\n")
+    later.finish()
+    (ahead,) = [effect for effect in later.effects if isinstance(effect, FindEntities) and effect.ahead]
+    assert ["Hello Ann Bo!"] == ahead.texts

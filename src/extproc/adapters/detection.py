@@ -38,7 +38,7 @@ _FORMED: Final = KINDS - SECRET_KINDS - NAME_KINDS - SPACY_KINDS
 _PACKAGES: Final = ("extproc", "presidio-analyzer", "phonenumbers", "kingfisher-secret-scanner", "hyperscan")
 
 
-_WARM: Final = "Call +44 20 7946 0958 or (212) 555-0142, write to a.person@example.com, pay 4000 0000 0000 0002."
+WARM: Final = "Call +44 20 7946 0958 or (212) 555-0142, write to a.person@example.com, pay 4000 0000 0000 0002."
 """Makes detectors load what they load at the first text that needs it, which no caller should wait for."""
 
 
@@ -98,8 +98,8 @@ class Detectors:
         with _alone(self._folder):
             scanners = {name: self._scanners(name, given) for name, given in section.profiles.items()}
         for made in scanners.values():
-            made.texts.scan(_WARM)
-            made.identifiers.scan(_WARM)
+            made.texts.scan(WARM)
+            made.identifiers.scan(WARM)
         self._made = self._used  # of an earlier configuration only what this one has too stays
         return Detection(scanners, key)
 

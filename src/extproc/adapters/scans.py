@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -120,7 +120,7 @@ class Scans:
             version, get = scanner.version, self._cache.get
             known = {text: get(version, text) for text in dict.fromkeys(effect.texts)}
             missing = [text for text, findings in known.items() if findings is None]
-            if missing and scanner.is_long(missing):
+            if missing and (effect.ahead or scanner.is_long(missing)):
                 return self._wait(effect, known, missing, began)
             self._scan_now(scanner, known, missing, began + effect.budget)
         except failures() as error:
@@ -128,6 +128,17 @@ class Scans:
         else:
             return _answer(effect, known, len(missing), began)
         raise failed  # out here, so that it does not carry the other with it
+
+    def warm(self, scanners: Sequence[Scanner], text: str) -> None:
+        """Let the thread load what it needs, so that no call's budget pays for it; done when the next search begins."""
+        for scanner in scanners:
+            with suppress(RuntimeError):  # no thread: the first long search will say so
+                self._thread().submit(scanner.scan, text)
+
+    def _thread(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="scan", initializer=_yield_to_the_loop)
+        return self._executor
 
     def close(self) -> None:
         """End the thread. A search that is under way fails at its next check."""
@@ -175,10 +186,8 @@ class Scans:
             raise BudgetExceededError("too many searches wait")
         if self._closing.is_set():
             raise EffectError("no thread to search in: the gateway closes")
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="scan", initializer=_yield_to_the_loop)
         try:
-            running = asyncio.wrap_future(self._executor.submit(job.run))
+            running = asyncio.wrap_future(self._thread().submit(job.run))
         except RuntimeError as error:  # its words are the system's: it gives no thread
             raise EffectError("no thread to search in") from error
         self._jobs.add(job)

@@ -72,6 +72,7 @@ class FindEntities(msgspec.Struct, frozen=True):
     scanner: Scanner
     texts: Sequence[str]
     budget: float
+    ahead: bool = False  # nobody waits for the answer: it is for the next call to know, and never holds the loop up
 
     def __repr__(self) -> str:
         """Without the texts: effects end up in test output and tracebacks."""

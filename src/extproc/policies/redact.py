@@ -6,7 +6,7 @@ is kept: what a placeholder stands for is known from the request in which it was
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import ClassVar, Final, cast
 
@@ -29,6 +29,11 @@ from extproc.text import Findings
 
 SKIPPED_HEADER: Final = "x-llm-redaction"
 """On answers to calls that went out uninspected because the profile says so: `skipped`."""
+
+
+_TALKS: Final = frozenset({"stop", "end_turn", "completed"})  # finish reasons of answers that are a text
+_LONGEST_AHEAD: Final = 32_000  # characters
+_BUDGET_AHEAD: Final = 1.0  # seconds
 
 
 class RedactPolicy(Policy):
@@ -166,10 +171,24 @@ class RedactPolicy(Policy):
             facts.response.unsent = self._editor.unsent
             raise
 
-    def finish(self, facts: Facts) -> None:
-        """Note how many placeholders came back."""
-        if self._restorer is not None and facts.redaction is not None:
-            facts.redaction.restored = self._restorer.restored
+    def finish(self, facts: Facts) -> Steps | None:
+        """Note how many placeholders came back. In a chat, have the answer searched: the next turn brings it along."""
+        noted, profile, reader = facts.redaction, self._profile, facts.response.reader
+        if noted is None or profile is None:
+            return None
+        if self._restorer is not None:
+            noted.restored = self._restorer.restored
+        grows = noted.cached > 0 and not noted.failed  # some of the request was sent before: so will the answer be
+        if not grows or reader is None or not reader.finished or not _TALKS.issuperset(reader.finish_reasons):
+            return None
+        return self._search_ahead(reader.output_texts(), profile, streamed=facts.response.stream)
+
+    def _search_ahead(self, texts: Sequence[str], profile: Profile, *, streamed: bool) -> Steps:
+        wholes = ("".join(texts),) if streamed else tuple(texts)
+        table = Restorer(self._pseudonyms.table()) if self._pseudonyms is not None else None
+        given = [text if table is None else table.whole("text", text) for text in wholes if text]
+        if given and sum(map(len, given)) <= _LONGEST_AHEAD:
+            yield FindEntities(profile.scanners.texts, given, _BUDGET_AHEAD, ahead=True)
 
 
 def _refuse_unreadable(request: RequestView, *, answers: bool) -> None:
