@@ -421,3 +421,29 @@ def test_the_answer_of_a_chat_is_searched_before_it_comes_back():
     later.finish()
     (ahead,) = [effect for effect in later.effects if isinstance(effect, FindEntities) and effect.ahead]
     assert ["Hello Ann Bo!"] == ahead.texts
+
+
+def test_names_of_members_are_data_in_what_a_tool_returns():
+    """Only those of arguments are left alone."""
+    book = redacting(STANDARD)
+    content = json.dumps({"ann@x.io": {"role": "admin"}})
+    body = json.dumps({"model": "m", "messages": [{"role": "tool", "tool_call_id": "c", "content": content}]})
+
+    assert b"ann@x.io" not in forwarded(call(book, body.encode())).body
+
+
+def test_shadow_mode_refuses_nothing():
+    """No attachment, no depth, no stored history, no token ids."""
+    shadow = "  profiles:\n    standard: {mode: shadow, attachments: {links: false}}\n"
+    link = [{"type": "image_url", "image_url": {"url": "https://x.io/a.png"}}, {"type": "text", "text": "Ann Bo"}]
+    csv = [{"type": "image_url", "image_url": {"url": "data:text/csv,a"}}]
+    deep: object = "x"
+    for _ in range(300):
+        deep = [deep]
+    for content in (link, csv, deep):
+        book = redacting(shadow)
+        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
+        assert forwarded(call(book, body)).body is None
+    stored = b'{"model":"gpt-4o","input":"x","previous_response_id":"resp_1"}'
+    assert forwarded(call(redacting(shadow), stored, "/v1/responses")).body is None
+    assert forwarded(call(redacting(shadow), b'{"model":"m","input":[[1,2]]}', "/v1/embeddings")).body is None

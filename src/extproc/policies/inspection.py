@@ -24,6 +24,7 @@ _SIGNED: Final = "signed"
 # of which no name model reads anything: names of tools are code, and signed texts are the vendor's own words
 _FORMED: Final = frozenset({"tool_name", _SIGNED})
 _BARE: Final = frozenset({"name", "tool_name"})  # positions where vendors take letters, digits, `_` and `-` only
+_ARGUMENTS: Final = frozenset({"json", _KEY})
 _FREE_FORM: Final = frozenset({"tool_arguments", "metadata"})
 _USER_IDS: Final = frozenset({("user",), ("safety_identifier",), ("prompt_cache_key",), ("metadata", "user_id")})
 """Fields by which vendors tell users apart: a number that counts by request would make all of them one."""
@@ -76,7 +77,7 @@ class Inspection:
         kind = text.kind
         value: str | None = text.value
         if kind == "url":
-            value = attachments.link(text, partial(self._sibling, text), self._profile.attachments)
+            value = self._link(text)
         if not value or kind == "credential":
             return
         viewed = embedded.view(value) if kind == "json" or _may_be_json(value) else None
@@ -90,8 +91,23 @@ class Inspection:
         if self._is_scanned(unit):
             (self.formed if kind in _FORMED else self.prose).append(unit.scanned)
 
+    def _link(self, text: Text) -> str | None:
+        try:
+            return attachments.link(text, partial(self._sibling, text), self._profile.attachments)
+        except Rejection:
+            if self._profile.shadow:
+                return None  # it would be refused; nothing of it is looked at
+            raise
+
     def _is_scanned(self, unit: _Unit) -> bool:
         return unit.text.kind != _KEY or self._profile.argument_keys
+
+    def _is_left(self, unit: _Unit, part: Part) -> bool:
+        """Whether a part is the name of an argument, which a program reads: left alone unless asked for.
+
+        In other documents, such as the answer of a tool, names of members are data like the rest.
+        """
+        return part.key and unit.text.kind in _ARGUMENTS and not self._profile.argument_keys
 
     def _sibling(self, text: Text, name: str) -> object:
         return self._request.value((*text.path[:-1], name))
@@ -152,7 +168,7 @@ class Inspection:
             while at < len(findings) and findings[at].start < end:
                 one = findings[at]
                 at += 1
-                if (part.key and not self._profile.argument_keys) or (_is_number(unit, part) and one.score < _PROVEN):
+                if self._is_left(unit, part) or (_is_number(unit, part) and one.score < _PROVEN):
                     continue
                 kept[one] = None
                 inside = one._replace(start=max(one.start - begin, 0), end=min(one.end - begin, len(part.value)))
@@ -161,7 +177,7 @@ class Inspection:
 
     def _changed(self, unit: _Unit, part: Part, inside: Sequence[Finding], pseudonyms: Pseudonyms) -> str:
         value = part.value
-        if part.key and not self._profile.argument_keys and (again := pseudonyms.again(value)) != value:
+        if self._is_left(unit, part) and (again := pseudonyms.again(value)) != value:
             return again
         if inside and unit.text.path in _USER_IDS and self._profile.user_ids is not None:
             return self._profile.user_ids.identity(value)

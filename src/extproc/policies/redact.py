@@ -72,14 +72,20 @@ class RedactPolicy(Policy):
 
     def _inspect(self, facts: Facts, request: RequestView, profile: Profile, draft: Draft) -> Steps:
         noted = cast("Redaction", facts.redaction)
-        keyed = self._keyed(request, profile)
+        keyed = profile.keyed
         if not profile.shadow:
+            keyed = self._keyed(request, profile)
             _refuse_unreadable(request, answers=profile.output is not None)
-        inspection = Inspection(request, profile)
         try:
+            inspection = Inspection(request, profile)
             found = yield from self._find(inspection, profile, noted)
         except EffectError as error:
             self._failed(error, profile, noted)
+            return
+        except Rejection:  # nested too deep to be walked
+            if not profile.shadow:
+                raise
+            noted.failed = "error"
             return
         tenant = self._profiles.tenant(facts)
         pseudonyms = Pseudonyms(self._key if keyed else None, tenant)
@@ -92,7 +98,7 @@ class RedactPolicy(Policy):
     def _keyed(self, request: RequestView, profile: Profile) -> bool:
         """Whether placeholders are keyed. Raises 400 where the request leans on what no one here has seen."""
         history = request.stored_history
-        if history is None or profile.shadow:
+        if history is None:
             return profile.keyed
         if not profile.keyed_history:
             message = f"{history}: this gateway must see what a model is given. Send it in the request itself."
