@@ -124,6 +124,7 @@ class Gateway:
     folder: Path
     workers: int = 1
     concurrency: int = 1
+    extra: str = ""  # more of the configuration
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     pids: dict[str, list[int]] = field(default_factory=dict)
 
@@ -136,7 +137,7 @@ class Gateway:
         write_envoy_files(self.folder / "envoy", self.ports, self.workers)
         self.config = self.folder / "gateway.yaml"
         values = {"host": HOST, "provider": provider, "ca": self.folder / "ca" / "ca.pem", "workers": self.workers}
-        self.config.write_text(CONFIG.format(**values, metrics=self.ports["metrics"]))
+        self.config.write_text(CONFIG.format(**values, metrics=self.ports["metrics"]) + self.extra)
         self._up()
         self._noop()
         self.key = (self.state / "first-key").read_text().strip()

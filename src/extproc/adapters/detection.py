@@ -32,7 +32,7 @@ FOLDER: Final = "detectors"
 
 _WEIGHTS: Final = "names.npz"
 # characters that are scanned on the event loop at a time, about a millisecond: with and without the small name model
-_INLINE_NAMES: Final = 2000
+_INLINE_NAMES: Final = 2500
 _INLINE: Final = 4000
 _FORMED: Final = KINDS - SECRET_KINDS - NAME_KINDS - SPACY_KINDS
 _PACKAGES: Final = ("extproc", "presidio-analyzer", "phonenumbers", "kingfisher-secret-scanner", "hyperscan")

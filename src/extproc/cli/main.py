@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -53,6 +54,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is its own, 1 for what an operator can mend, 2 for a wrong command line."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: threads of its own make small products slow
     given = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in given if not word.startswith("-")), None)
     parser = make_parser(name if name in COMMANDS else None)

@@ -29,7 +29,7 @@ _FREE_FORM: Final = frozenset({"tool_arguments", "metadata"})
 _USER_IDS: Final = frozenset({("user",), ("safety_identifier",), ("prompt_cache_key",), ("metadata", "user_id")})
 """Fields by which vendors tell users apart: a number that counts by request would make all of them one."""
 _URL: Final = "url"
-_PROVEN: Final = 1.0  # the score of what a checksum proves
+_UNTOLD: Final = 0.4  # the score of a phone number that no word beside it tells of
 _SHORTEST_FORGED: Final = 6
 _SHOWN_KINDS: Final = 10
 
@@ -168,7 +168,7 @@ class Inspection:
             while at < len(findings) and findings[at].start < end:
                 one = findings[at]
                 at += 1
-                if self._is_left(unit, part) or (_is_number(unit, part) and one.score < _PROVEN):
+                if self._is_left(unit, part) or (_is_number(unit, part) and _is_weak(one)):
                     continue
                 kept[one] = None
                 inside = one._replace(start=max(one.start - begin, 0), end=min(one.end - begin, len(part.value)))
@@ -226,6 +226,11 @@ def _is_number(unit: _Unit, part: Part) -> bool:
     if unit.document:
         return unit.text.value[part.start] != '"'
     return unit.text.kind in _FREE_FORM and part.value.isdecimal()
+
+
+def _is_weak(finding: Finding) -> bool:
+    """Whether a finding in a number may be chance: many numbers of ten digits are someone's telephone."""
+    return finding.kind == "PHONE_NUMBER" and finding.score <= _UNTOLD
 
 
 def _may_be_json(value: str) -> bool:

@@ -115,7 +115,7 @@ def _cards(text: str, start: int, end: int) -> Iterator[Raw]:
             continue
         digits = ""
         lengths: tuple[int, ...] = ()
-        for begin, stop in groups[number:]:
+        for begin, stop in groups[number : number + _MOST]:
             digits += text[begin:stop]
             if len(digits) > _MOST:
                 break

@@ -24,6 +24,9 @@ _NUMBERED: Final = re.compile(r"_[0-9]+\Z")
 _LONGEST_PATTERN: Final = 2000  # characters
 _MEMORY: Final = 8 << 20  # bytes that RE2 may use for one pattern; a larger one is refused
 _DENIED: Final = 1.0  # the score of a term of a deny-list
+_LETTERS: Final = 5  # that a term has at least whose plural counts, and whose edges a change of case may be
+_LETTER: Final = r"[^\W\d_]"
+_BUMP: Final = r"(?<=\p{Ll})(?=\p{Lu})|(?<=\p{Lu})(?=\p{Lu}\p{Ll})"  # where words meet in getBlueBird, in URLBird
 _LOOK_AROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])")
 _BACK_REFERENCE: Final = re.compile(r"\\[1-9]|\(\?P=")
 
@@ -55,7 +58,7 @@ class CustomPattern(msgspec.Struct, frozen=True):
 
 
 class DenyList(msgspec.Struct, frozen=True):
-    """Terms that are entities of one kind wherever they stand as words of their own."""
+    """Terms that are entities of one kind wherever they stand as words of their own, or as words of an identifier."""
 
     kind: str
     terms: tuple[str, ...]
@@ -128,20 +131,37 @@ class DenyFinder:
         terms = sorted({term.strip() for term in deny.terms})
         flags = regex.IGNORECASE if deny.ignore_case else 0
         self._terms: Final[tuple[tuple[Regex, int], ...]] = tuple(
-            (regex.compile(rf"(?<!\w){regex.escape(term)}(?!\w)", flags), len(term)) for term in terms
+            (regex.compile(_as_word(term), flags), len(term)) for term in terms
         )
         self.gates: Final = tuple(
             Gate(literal(term), caseless=deny.ignore_case, dotall=False, multiline=False) for term in terms
         )
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
-        """The terms, each where it is not a part of a longer word."""
+        """The terms, each where it is not a part of a longer word (see `_as_word`)."""
         found: list[Raw] = []
         for number, ends in hits.items():
             term, length = self._terms[number]
             starts = starts_near(ends, length, len(text))
             found.extend((*match.span(), _DENIED) for match in confirm(term, text, starts, length, check))
         return distinct(found)
+
+
+def _as_word(term: str) -> str:
+    """The pattern of a term between the edges of words.
+
+    No letter stands beside a letter of the term, nor a digit or letter beside its digits: `get_Bluebird_2` has the term
+    in it, `Bluebirdy` has not. For terms of a few letters an edge is also where the case changes, as in
+    `getBluebirdNow`, and a plural's `s` may follow.
+    """
+    long = sum(char.isalpha() for char in term) >= _LETTERS
+    before, behind = ((r"[^\W_]" if edge.isdecimal() else _LETTER) for edge in (term[0], term[-1]))
+    first, last = [rf"(?<!{before})"], [rf"(?!{behind})"]
+    if long and term[0].isalpha():
+        first.append(f"(?-i:{_BUMP})")
+    if long and term[-1].isalpha():
+        last += [f"(?-i:{_BUMP})", f"(?=s(?!{behind}))"]
+    return f"(?:{'|'.join(first)}){regex.escape(term)}(?:{'|'.join(last)})"
 
 
 def compile_linear(pattern: str, *, ignore_case: bool = False) -> Regex:

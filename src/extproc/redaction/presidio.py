@@ -42,7 +42,12 @@ _DOTTED_I: Final = {0x130: "i"}  # the one letter that ignoring case means more 
 _URL_GATE: Final = r"[a-z0-9.-]\.[a-z]{2}"  # what every link has; the lists of suffixes take long to compile
 _URL_MEMORY: Final = 64 << 20  # bytes that RE2 may use for its states
 _EMAIL_LOCAL: Final = r"(?r)[!#$%&'*+\-/=?^_`{|}~\.\w]+"
-_EMAIL_DOMAIN: Final = r"@\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+\b"
+_EMAIL_DOMAIN: Final = r"\w+(?:-+\w+)*(?:\.\w+(?:-+\w+)*)+\b"
+_ENCODED_AT: Final = "%(?:25)*40"  # `@` in a link; encoded once more for each link that it stands in
+_ENCODED_GATE: Final = rf"[\w!#$&'*+/=?^`{{|}}~-]{_ENCODED_AT}\w[\w.-]*\.\w"
+# What an address may contain, but is nearly always the end of what stands before it: a path, a query, a table's cell;
+# in a link also every encoded sign but `%`, `+`, `-`, `.`, `_`.
+_EMAIL_BEFORE: Final = r"[/?=&|]|%(?:25)*(?!25|2[BDE]|5F)[0-9A-F]{2}"
 
 
 class Part(Protocol):
@@ -180,6 +185,9 @@ def _overrides(recognizer: Recognizer, method: str) -> bool:
 class EmailFinder(PresidioFinder):
     """E-mail addresses: a look at every `@`, as Presidio's expression takes quadratic time on what is nearly one.
 
+    Presidio takes the path or query before an address in a link for a part of it, judges the link's host, and loses the
+    address with it. Here what is behind the last `/`, `?`, `=`, `&` or `|` is the address, and `%40` is an `@` too.
+
     The public suffixes come from the snapshot in tldextract's package; nothing is ever fetched.
     """
 
@@ -189,23 +197,30 @@ class EmailFinder(PresidioFinder):
         self._suffixes("example.com")  # reads the list: not while a request waits
         self._local: Final = regex.compile(_EMAIL_LOCAL)
         self._domain: Final = regex.compile(_EMAIL_DOMAIN)
-        self.gates = tuple(gate._replace(single=True) for gate in self.gates)
+        self._before: Final = regex.compile(_EMAIL_BEFORE, regex.IGNORECASE)
+        self._encoded: Final = regex.compile(_ENCODED_AT)
+        self._letter: Final = regex.compile(r"\w")
+        self.gates = (*(gate._replace(single=True) for gate in self.gates), Gate(_ENCODED_GATE, single=True))
 
     def find(self, text: str, hits: Mapping[int, Sequence[int] | None], check: Check) -> list[Raw]:
-        """The matches of Presidio's expressions whose domain has a public suffix."""
+        """Addresses whose domain has a public suffix."""
         found: list[Raw] = []
         for number in hits:
+            if number == len(self._patterns):
+                found.extend(self._in_links(text))
+                continue
             expression, score, _ = self._patterns[number]
-            found.extend(
-                (start, end, self._judge(text[start:end], score)) for start, end in self._spans(expression, text)
-            )
+            for start, end in self._spans(expression, text):
+                own = self._start(text, start, text.rindex("@", start, end), end)
+                found.append((own, end, self._judge(text[own:end], score)))
             check()
         return distinct(found)
 
     def _spans(self, expression: Regex, text: str) -> Iterator[tuple[int, int]]:
+        """The matches of Presidio's expression."""
         done, at = 0, text.find("@")
         while at >= 0:
-            domain = self._domain.match(text, at)
+            domain = self._domain.match(text, at + 1)
             local = self._local.match(text, done, at) if at and text[at - 1] != "." else None
             if domain is not None and local is not None:
                 for match in expression.finditer(text, local.start(), domain.end() + 1):
@@ -213,6 +228,35 @@ class EmailFinder(PresidioFinder):
                     done = match.span()[1]
                     break
             at = text.find("@", at + 1)
+
+    def _in_links(self, text: str) -> Iterator[Raw]:
+        """Addresses with an encoded `@`."""
+        done = 0
+        for sign in self._encoded.finditer(text):
+            at, behind = sign.span()
+            domain = self._domain.match(text, behind)
+            local = self._local.match(text, done, at) if at and text[at - 1] != "." else None
+            if domain is not None and local is not None:
+                start = self._start(text, self._first_letter(text, local.start(), at), at, domain.end())
+                if start < at:
+                    yield (start, domain.end(), self._judge(domain.group(), 1.0))
+            done = behind
+
+    def _start(self, text: str, start: int, at: int, end: int) -> int:
+        """Where the address begins of which Presidio says that it is `text[start:end]`."""
+        last = None
+        for last in self._before.finditer(text, start, at):
+            pass
+        if last is None:
+            return start
+        own = self._first_letter(text, last.end(), at)
+        # A mailing list's return address has the reader's in it: `list-ann=example.com@lists.example.org`.
+        returned = last.group() == "=" and self._suffixes(text[own:at]).fqdn
+        return start if own == at or returned else own
+
+    def _first_letter(self, text: str, start: int, end: int) -> int:
+        letter = self._letter.search(text, start, end)
+        return end if letter is None else letter.start()
 
     def _judge(self, value: str, score: float) -> float:
         return 1.0 if self._suffixes(value).fqdn else 0.0
