@@ -267,3 +267,28 @@ async def test_without_anybody_to_search_nothing_passes(tmp_path: Path) -> None:
     await conversation.run(opening("key"))
     await conversation.close()
     assert [type(answer) for answer in answers] == [EffectError]
+
+
+async def test_a_search_ahead_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    """Its answer is for the next call; what fails in it is nobody's error."""
+    gate = asyncio.Event()
+    done: list[str] = []
+
+    class Later:
+        def find(self, effect: FindEntities) -> object:
+            async def search() -> FoundEntities:
+                await gate.wait()
+                done.append("searched")
+                raise EffectError("late")
+
+            return search()
+
+    given, _, _ = make_host(tmp_path, runtime())
+    host = Host(runtime(), given._keys, given._tokenizers, (), Later())
+    effect = FindEntities(None, ("text",), 1.0, ahead=True)
+    assert host.perform(effect) == FoundEntities(())
+    gate.set()
+    while not done:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not host._searches

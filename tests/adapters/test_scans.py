@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.adapters.logs import LineWriter, configure
-from extproc.adapters.scans import Scans, failures
+from extproc.adapters.scans import MOST_ABANDONED, MOST_AHEAD, Scans, failures
 from extproc.errors import BudgetExceededError, EffectError
 from extproc.exchange.effects import FindEntities, FoundEntities, Scanner
 from extproc.redaction.cache import FindingCache
@@ -192,13 +192,13 @@ def test_a_short_search_over_its_budget_is_an_error(scans: Scans, memory: Memory
 
 
 async def test_an_abandoned_search_ends_itself(scans: Scans, memory: Memory) -> None:
-    """The thread is free again for the next; texts that were done are remembered."""
+    """At its later limit; texts that were done are remembered, and one that was not fails for all that wait."""
     scanner = Words(lambda text, check: spin(text, check) if text != LONG else None)
     with pytest.raises(BudgetExceededError):
-        await answer(scans, scanner, LONG, LONG + "never", budget=0.02)
-    found = await answer(scans, Words(), LONG + "secret")
-    assert len(found.findings[0]) == 1
-    assert {text for _, text in memory.known} == {LONG, LONG + "secret"}
+        await answer(scans, scanner, LONG, LONG + "never", budget=0.01)
+    await until(lambda: not scans._jobs)
+    assert {text for _, text in memory.known} == {LONG}
+    assert (await answer(scans, Words(), LONG + "secret")).scanned == 1
 
 
 async def test_a_result_that_comes_too_late_is_remembered(scans: Scans) -> None:
@@ -241,7 +241,7 @@ async def test_waiting_counts_and_the_queue_has_an_end(scans: Scans) -> None:
     gate.set()
     await first
     await until(lambda: not scans._jobs)
-    assert scanner.seen == [LONG]  # the second was over before its turn came
+    assert scanner.seen == [LONG, LONG + "2"]  # the second went on, for when its caller tries again
     assert (await answer(scans, scanner, LONG + "3")).scanned == 1
 
 
@@ -425,3 +425,157 @@ async def test_the_thread_is_warmed_up(scans: Scans) -> None:
     scans.warm([Words(lambda _text, _check: threads.append(threading.current_thread().name))], "text")
     await until(lambda: threads != [])
     assert threads[0].startswith("scan")
+
+
+class Gated:
+    """A scanner whose searches wait, checking, until their text is let go; `begun` and `ended` tell the order."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+        self.open: set[str] = set()
+        self.scanner = Words(self.during)
+
+    def during(self, text: str, check: Check) -> None:
+        self.begun.append(text)
+        while text not in self.open:
+            check()
+        self.ended.append(text)
+
+
+def long(name: str, times: int = 1) -> str:
+    return name + LONG * times
+
+
+async def test_who_tries_again_joins_the_search(scans: Scans) -> None:
+    """A text that takes longer than a budget gets through in the end, searched once."""
+    gated = Gated()
+    text = long("secret")
+    for _ in range(3):
+        with pytest.raises(BudgetExceededError):
+            await answer(scans, gated.scanner, text, budget=0.05)
+    again = await soon(answer(scans, gated.scanner, text))
+    gated.open.add(text)
+    assert len((await again).findings[0]) == 1
+    assert gated.begun == [text]
+
+
+async def test_abandoned_searches_are_few(memory: Memory) -> None:
+    """One more ends the largest; those that are left go on."""
+    scans = Scans(memory)
+    gated = Gated()
+    texts = [long(str(number), 1 + number % 5) for number in range(MOST_ABANDONED + 2)]
+    calls = [await soon(answer(scans, gated.scanner, text, budget=SECONDS)) for text in texts]
+    await until(lambda: gated.begun != [])
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    gated.open.update(texts)
+    await until(lambda: not scans._jobs)
+    left = sorted(texts, key=len)[:MOST_ABANDONED]
+    assert {text for _, text in memory.known} == set(left)
+    scans.close()
+
+
+async def test_a_small_search_interrupts_a_large_one() -> None:
+    """Within one text even, and whatever becomes of it; the large one goes on where it was."""
+    scans = Scans(Memory())
+    gated = Gated()
+    large, small = long("large", 20), long("small")
+    first = await soon(answer(scans, gated.scanner, large))
+    await until(lambda: gated.begun == [large])
+    gated.open.add(small)
+    assert (await answer(scans, gated.scanner, small)).scanned == 1
+    with pytest.raises(EffectError, match="SystemExit"):
+        await answer(scans, broken(SystemExit), long("bad"))
+    assert not first.done()
+    gated.open.add(large)
+    assert (await first).scanned == 1
+    assert (gated.begun, gated.ended) == ([large, small], [small, large])
+    scans.close()
+
+
+async def test_alike_ones_wait_for_the_end_of_a_text() -> None:
+    """Between two texts the smaller search goes first, within one it does not."""
+    scans = Scans(Memory())
+    gated = Gated()
+    texts = [long("a", 3), long("bb", 3), long("ccc", 3)]
+    large = await soon(answer(scans, gated.scanner, *reversed(texts)))
+    await until(lambda: gated.begun == texts[:1])
+    small = await soon(answer(scans, gated.scanner, long("d", 3)))
+    gated.open.update((long("d", 3), *texts))
+    await asyncio.gather(large, small)
+    assert gated.begun == [texts[0], long("d", 3), *texts[1:]]
+    scans.close()
+
+
+async def test_the_smallest_that_somebody_waits_for_comes_first() -> None:
+    """Then what is searched ahead; what nobody waits for any more comes last."""
+    scans = Scans(Memory())
+    gated = Gated()
+    first = await soon(answer(scans, gated.scanner, long("first")))
+    await until(lambda: gated.begun != [])
+    gone = await soon(answer(scans, gated.scanner, long("gone")))
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    ahead = scans.find(FindEntities(gated.scanner, ("ahead",), SECONDS, ahead=True))
+    assert isinstance(ahead, CoroutineType)
+    calls = [await soon(ahead)]
+    calls += [await soon(answer(scans, gated.scanner, long(name, times))) for name, times in (("l", 9), ("m", 3))]
+    order = [long("first"), long("m", 3), long("l", 9), "ahead", long("gone")]
+    gated.open.update(order)
+    await asyncio.gather(first, *calls)
+    await until(lambda: not scans._jobs)
+    assert gated.ended == order
+    scans.close()
+
+
+async def test_an_abandoned_search_makes_way_for_what_it_interrupted() -> None:
+    """When somebody waits for that again; what it had finished is not searched twice."""
+    scans = Scans(Memory())
+    gated = Gated()
+    large, small, rest = long("large", 20), long("small"), long("small, rest", 2)
+    with pytest.raises(BudgetExceededError):
+        await answer(scans, gated.scanner, large, budget=0.3)
+    gated.open.add(small)
+    task = await soon(answer(scans, gated.scanner, small, rest))
+    await until(lambda: gated.begun == [large, small, rest])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    again = await soon(answer(scans, gated.scanner, large))
+    gated.open.add(large)
+    await again
+    gated.open.add(rest)
+    assert (await answer(scans, gated.scanner, small, rest)).scanned == 2
+    assert gated.begun == [large, small, rest, rest]
+    assert gated.ended == [small, large, rest]
+    scans.close()
+
+
+async def test_a_shared_text_is_known_before_the_search_ends(scans: Scans) -> None:
+    """Short texts of a search come first, and who needs no more than those waits for no more."""
+    gated = Gated()
+    prompt, document = long("secret prompt"), long("document", 30)
+    first = await soon(answer(scans, gated.scanner, document, prompt))
+    await until(lambda: gated.begun == [prompt])
+    second = await soon(answer(scans, gated.scanner, prompt))
+    gated.open.add(prompt)
+    assert len((await second).findings[0]) == 1
+    await until(lambda: gated.begun == [prompt, document])
+    assert (await answer(scans, gated.scanner, prompt)).scanned == 1
+    assert not first.done()
+    gated.open.add(document)
+    assert len((await first).findings[1]) == 1
+    assert gated.begun == [prompt, document]
+
+
+async def test_searches_ahead_are_few_and_take_no_caller_s_place(scans: Scans) -> None:
+    """More of them are refused; callers have all their places."""
+    gated = Gated()
+    works = [scans.find(FindEntities(gated.scanner, (str(at),), SECONDS, ahead=True)) for at in range(MOST_AHEAD + 1)]
+    *ahead, last = [await soon(work) for work in works if isinstance(work, CoroutineType)]
+    with pytest.raises(BudgetExceededError, match="wait"):
+        await last
+    calls = [await soon(answer(scans, gated.scanner, long(name))) for name in "ab"]
+    gated.open.update((long("a"), long("b"), "0", "1"))
+    assert [found.scanned for found in await asyncio.gather(*calls, *ahead)] == [1] * 4

@@ -188,7 +188,7 @@ RESPONSES = {
             "type": "mcp",
             "server_label": "tool_name@09a",
             "server_url": "url@09b",
-            "headers": {"id": "credential@09c"},
+            "headers": {"X-Api-Key": "credential@09c", "X-User": "metadata@09c1"},
             "authorization": "credential@09d",
             "allowed_tools": ["tool_name@09e"],
             "require_approval": {"never": {"tool_names": ["tool_name@09f"]}},
@@ -367,14 +367,87 @@ def test_paths_name_the_place() -> None:
 @pytest.mark.parametrize("value", ["text@1", ["text@1"], {"a": "text@1"}])
 @pytest.mark.parametrize("key", ["id", "role", "type", "data", "name", "file_id", "signature"])
 def test_a_text_cannot_hide_in_a_wrong_shape(key: str, value: object) -> None:
-    """Where an id or a constant belongs, objects and arrays are looked into."""
+    """Where an id or a constant belongs, objects and arrays are looked into, and strings that look like neither."""
     body = json.dumps(
         {"model": "m", "messages": [{key: value, **({"type": "redacted_thinking"} if key == "data" else {})}]}
     )
     texts = [text.value for text in registry.DIALECTS["openai_chat"].read_request(body.encode()).texts()]
-    hidden = isinstance(value, str) and key != "name"
-    ids = isinstance(value, list) and key == "file_id"
-    assert texts == ([] if hidden or ids else ["text@1"])
+    assert texts == ["text@1"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "opaque"),
+    [
+        ("id", "call_Ab1-2.3:4/5+6=|7", True),
+        ("id", "", True),
+        ("id", "20240101", False),
+        ("id", "4000-0000-0000", False),
+        ("id", "12345678-1234-1234-1234-123456789abc", True),
+        ("type", "two words", False),
+        ("status", "ann@x", False),
+        ("detail", "x" * 513, False),
+        ("signature", "Ab1/" * 1000 + "==", True),
+        ("encrypted_content", "Ab1/" * 1000 + " ==", False),
+    ],
+)
+def test_what_looks_like_an_id_is_left_alone(key: str, value: str, opaque: bool) -> None:
+    """Whatever else stands in its place is a text, and so is a number as long as somebody's."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", key: value}]}).encode()
+    texts = [(text.kind, text.value) for text in registry.DIALECTS["openai_chat"].read_request(body).texts()]
+    assert texts == ([] if opaque else [("metadata", value)])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("openai_responses", {"reasoning": {"effort": "high", "note": "an@x"}, "include": ["a.b", "an@x"]}),
+        ("openai_responses", {"truncation": "an@x", "conversation": {"id": "conv_1", "more": ["an@x"]}}),
+        ("openai_chat", {"audio": {"voice": "alloy", "format": "an@x"}, "service_tier": "an@x"}),
+        ("anthropic_messages", {"thinking": {"type": "enabled", "note": "an@x"}, "tool_choice": "an@x"}),
+    ],
+)
+def test_top_level_constants_hide_no_text(name: str, fields: dict[str, object]) -> None:
+    """What does not look like a constant of the vendor is a text, at any depth; the model's name has rules of its own."""
+    body = json.dumps({"model": "m@1", "messages": [], **fields}).encode()
+    texts = list(registry.DIALECTS[name].read_request(body).texts())
+    assert [text.value for text in texts] == ["an@x"] * json.dumps(fields).count("an@x")
+    assert {text.kind for text in texts} == {"metadata"}
+
+
+def test_constants_of_a_schema_hide_no_text() -> None:
+    """Pointers to names in the schema, and names of properties, stay: those are never changed."""
+    schema = {
+        "$ref": "#/$defs/Ann Lee",
+        "$schema": "https://json-schema.org/draft/2020-12/schema#",
+        "type": ["string", "null", "an@1"],
+        "format": "an@2",
+        "$id": "an@3",
+        "required": ["Ann Lee", "city", "an@4", {"x": "an@5"}],
+        "properties": {"Ann Lee": {"type": "string", "format": "date-time"}},
+    }
+    body = json.dumps({"model": "m", "tools": [{"name": "t", "input_schema": schema}], "messages": []}).encode()
+    texts = [text.value for text in registry.DIALECTS["anthropic_messages"].read_request(body).texts()]
+    assert texts == ["t", "an@1", "an@2", "an@3", "an@4", "an@5"]
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("Authorization", "credential"),
+        ("x-api-key", "credential"),
+        ("apikey", "credential"),
+        ("X-Session-Token", "credential"),
+        ("Cookie", "credential"),
+        ("x-user-email", "metadata"),
+        ("x-keyboard", "metadata"),
+    ],
+)
+def test_headers_of_tool_servers(header: str, kind: str) -> None:
+    """Only those by which a server knows who calls are given on unseen."""
+    tool = {"type": "mcp", "headers": {header: "an@x"}}
+    body = json.dumps({"model": "m", "input": "", "tools": [tool]}).encode()
+    texts = [text.kind for text in registry.DIALECTS["openai_responses"].read_request(body).texts() if text.value]
+    assert texts == [kind]
 
 
 @pytest.mark.parametrize(
@@ -393,6 +466,30 @@ def test_only_thinking_is_signed(part: dict[str, object], kinds: list[str]) -> N
     body = json.dumps({"model": "m", "messages": [{"role": "assistant", "content": [part]}]}).encode()
     view = registry.DIALECTS["anthropic_messages"].read_request(body)
     assert [text.kind for text in view.texts()] == kinds
+
+
+THOUGHT = {"type": "thinking", "signature": "s", "thinking": "a"}
+DETAIL = {"type": "reasoning.text", "signature": "s", "text": "a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "kinds"),
+    [
+        ("anthropic_messages", [{"role": "assistant", "content": [THOUGHT]}], ["signed"]),
+        ("anthropic_messages", [{"role": "user", "content": [THOUGHT]}], ["text"]),
+        ("anthropic_messages", [{"role": "user", "content": [{"role": "assistant", **THOUGHT}]}], ["text"]),
+        ("anthropic_messages", [{"role": "assistant", "content": ""}, [THOUGHT]], ["text", "text"]),
+        ("openai_chat", [{"role": "assistant", "content": [THOUGHT]}], ["text"]),
+        ("openai_chat", [{"role": "assistant", "reasoning_details": [DETAIL]}], ["signed"]),
+        ("openai_chat", [{"role": "user", "reasoning_details": [DETAIL]}], ["text"]),
+    ],
+)
+def test_only_assistants_sign(name: str, messages: list[object], kinds: list[str]) -> None:
+    """Nobody else's words are under a vendor's signature, and only one vendor signs blocks of thinking."""
+    body = json.dumps({"model": "m", "messages": messages, "prediction": [{"content": [DETAIL]}]}).encode()
+    texts = list(registry.DIALECTS[name].read_request(body).texts())
+    assert [text.kind for text in texts if text.path[0] == "messages"] == kinds
+    assert {text.kind for text in texts if text.path[0] == "prediction"} <= {"text", "metadata"}
 
 
 @pytest.mark.parametrize("choice", ["auto", {"type": "auto"}, None])
@@ -506,7 +603,10 @@ def test_any_shape_is_walked(messages: list[object], tools: object, other: objec
     view = registry.DIALECTS["openai_chat"].read_request(body)
     texts = list(view.texts())
     places = [view.place(text.path) for text in texts]
-    assert [str(json.loads(body[start:end])) for start, end in places] == [text.value for text in texts]
+    literals = [json.loads(body[start:end]) for start, end in places]
+    assert [value if isinstance(value, str) else str(abs(value)) for value in literals] == [
+        text.value for text in texts
+    ]
     assert len(set(places)) == len(texts)
     assert [text.value for text in texts if text.path[0] == "x"] == strings(other)
 
@@ -527,16 +627,18 @@ def test_no_string_is_lost(messages: list[object]) -> None:
 
 
 def test_long_numbers_in_free_form_values_are_texts() -> None:
-    """A card is one as a number too; parameters of the vendor's are not touched."""
-    tree = {
-        "model": "m",
-        "seed": 2125550142,
-        "metadata": {"card": 4111111111111111, "n": 1234567},
-        "messages": [
-            {"role": "assistant", "content": [{"type": "tool_use", "name": "n", "input": {"to": [99999999999]}}]}
-        ],
-    }
-    body = json.dumps(tree).encode()
+    """A card is one as a number too, however it is written; parameters of the vendor's are not touched."""
+    body = (
+        b'{"model": "m", "seed": 2125550142, "metadata": {"card": 4111111111111111, "n": 1234567}, "messages": ['
+        b'{"role": "assistant", "content": [{"type": "tool_use", "name": "n", "input": {"to":'
+        b" [99999999999, -4333333333333333, 4222222222222222.0, 4.5e18, 12345678.5, -1.0]}}]}]}"
+    )
     view = registry.DIALECTS["anthropic_messages"].read_request(body)
     found = {text.value: body[slice(*view.place(text.path))] for text in view.texts() if text.value.isdecimal()}
-    assert found == {"4111111111111111": b"4111111111111111", "99999999999": b"99999999999"}
+    assert found == {
+        "99999999999": b"99999999999",
+        "4333333333333333": b"-4333333333333333",
+        "4222222222222222": b"4222222222222222.0",
+        "4500000000000000000": b"4.5e18",
+        "4111111111111111": b"4111111111111111",
+    }

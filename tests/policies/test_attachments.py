@@ -27,8 +27,9 @@ def test_a_link_is_a_text_to_scan():
     [
         "data:image/png;base64,AAAAAAAAAAAAAAAA",
         "DATA:image/PNG;base64,AAAA",
+        "data:image/png; charset=UTF-8 ;base64,AAA=",
+        "data:image/jpeg;base64,AA\r\nAA==",
         "data:application/pdf,abc",
-        "data:image/svg+xml,<svg/>",
     ],
 )
 def test_an_inline_file_that_may_go(value: str):
@@ -47,6 +48,18 @@ def test_an_inline_file_that_may_go(value: str):
         ("AAAA", {"path": ("x", "input_audio", "data"), "format": "wav"}),
         ("AAAA" * 10, {"path": ("x", "source", "data"), "media_type": "image/png"}),
         ("https://x.io", {"rule": Attachments(("*",), 5, links=False)}),
+        ("data:image/png,AAAA", {}),
+        ("data:image/png;name=AAAA;base64,AAAA", {}),
+        ("data:image/png;charset=A A@AAAA;base64,AAAA", {}),
+        ("data:image/png;base64,AAAA-AA_", {}),
+        ("data:image/png;base64,AA=AA", {}),
+        ("data:image/svg+xml,<AAAA/>", {}),
+        ("data:image/svg+xml;base64,AAAA", {}),
+        ("data:text/plain;base64,AAAA", {"rule": Attachments(("*",), 50, links=True)}),
+        ("data:application/json;base64,AAAA", {"rule": Attachments(("*/*", "application/*"), 50, links=True)}),
+        ("AAAA@A", {"path": ("x", "source", "data"), "media_type": "image/png"}),
+        ("AAAA 536-22", {"path": ("x", "source", "data"), "media_type": "image/png"}),
+        ("AAAA\u00e9", {"path": ("x", "source", "data"), "media_type": "image/png"}),
     ],
 )
 def test_what_may_not_go_is_refused_with_its_place(value: str, fields: dict):
@@ -66,6 +79,14 @@ def test_inline_data_with_its_type_beside_it():
     assert (
         given("AAAA", ("x", "input_audio", "data"), rule=Attachments(("audio/*",), 9, links=True), format="wav") is None
     )
+
+
+@pytest.mark.parametrize("value", ["data:image/svg+xml,<svg/>", "data:text/csv;base64,AAAA", "data:,a"])
+def test_texts_pass_where_their_type_is_meant(value: str):
+    """A pattern for all images, or for everything, does not mean them: nobody can look into them, and they are texts."""
+    assert given(value, rule=Attachments(("image/*", "image/svg+xml", "text/*"), 50, links=True)) is None
+    with pytest.raises(Rejection, match="text"):
+        given(value, rule=Attachments(("*",), 50, links=True))
 
 
 def test_a_strange_type_is_not_repeated():

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from extproc.errors import ErrorCode, Rejection
 from extproc.redaction.operators import Allow, Block, Mask, Operators, Pseudonym, Replace
-from extproc.redaction.output_scan import LARGEST_WINDOW, LOOK_AHEAD, WINDOW, OutputScan
+from extproc.redaction.output_scan import (
+    CONTEXT,
+    DOCUMENT_WINDOW,
+    LARGEST_WINDOW,
+    LONG,
+    REMEMBERED,
+    WINDOW,
+    WINDOWS,
+    OutputScan,
+)
 from extproc.redaction.resolve import resolve
 from extproc.redaction.restore import Restorer
 from extproc.text import Channel, Finding
@@ -134,7 +143,7 @@ def test_what_waits_is_bounded(text):
     for count, char in enumerate(plain, 1):
         texts.piece(TEXT, char)
         stream = texts._streams[TEXT]
-        assert len(stream.text) - stream.start < WINDOW
+        assert len(stream.text) - stream.start < (WINDOW if count < WINDOWS[-1][0] else WINDOWS[-1][1])
         assert len(stream.text) <= count
 
 
@@ -311,16 +320,103 @@ def test_unknown_channels_give_nothing():
     assert "" == OutputScan(scan, MASKS).end(TEXT)
 
 
-def test_windows_are_small():
-    """A scan of a stream sees so much and no more, whatever the length of the answer."""
-    seen: list[int] = []
+@pytest.mark.parametrize(("channel", "least"), [(TEXT, WINDOW), (JSON, DOCUMENT_WINDOW)])
+def test_windows_grow_with_the_channel(channel, least):
+    """A scan of a stream sees so much and no more: little where somebody reads along, later more, at less cost."""
+    seen: list[tuple[int, int]] = []
+    passed = 0
 
     def watch(text: str) -> tuple[Finding, ...]:
-        seen.append(len(text))
+        seen.append((passed, len(text)))
         return ()
 
     texts = OutputScan(watch, MASKS)
-    run(texts, TEXT, "lorem ipsum dolor " * 1000, [])
+    text = "lorem ipsum dolor " * 2000
+    for char in text:
+        passed += len(texts.piece(channel, char))
 
-    assert max(seen) <= 2 * WINDOW
-    assert len(seen) <= 18_000 / (WINDOW - LOOK_AHEAD - len("lorem ")) + 2
+    sizes = [(0, least), *((begin, max(size, least)) for begin, size in reversed(WINDOWS))]
+    for begin, size in sizes:
+        assert {CONTEXT + size} == {length for at, length in seen if begin + CONTEXT < at < begin + 1500}
+    assert all(length <= CONTEXT + max(size for begin, size in sizes if at >= begin) for at, length in seen)
+    assert sum(length for _, length in seen) < 1.5 * len(text)
+
+
+@settings(deadline=None, max_examples=40)
+@given(ANSWERS, st.integers(1, 2000), CUTS)
+def test_a_long_text_is_edited_like_its_stream(text, more, cuts):
+    """Whatever is in it, and wherever the stream is cut."""
+    text = f"{text} and "
+    text *= (LONG + more) // len(text) + 1
+    whole = OutputScan(scan, MASKS).whole("text", text)
+
+    assert len(text) > LONG
+    assert whole == run(OutputScan(scan, MASKS), TEXT, text, cuts)
+
+
+@settings(deadline=None)
+@given(ANSWERS, CUTS, st.booleans(), st.sampled_from(["text", "json"]))
+def test_a_repeated_text_becomes_what_the_stream_became(text, cuts, ended, kind):
+    """Before the channel's end and after it; nothing is told twice, and the stream goes on as it would have."""
+    channel = Channel((0, "content"), kind)
+    noted: list[tuple[str, str]] = []
+    expected: list[tuple[str, str]] = []
+    want = run(OutputScan(scan, MASKS, noted=lambda *one: expected.append(one)), channel, text, cuts)
+    texts = OutputScan(scan, MASKS, noted=lambda *one: noted.append(one))
+    bounds = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    got = "".join(texts.piece(channel, text[a:b]) for a, b in pairwise(bounds))
+    repeated = "" if ended else texts.whole(kind, text)
+    got += texts.end(channel)
+
+    assert want == got
+    assert ended or repeated == want
+    assert [want] * 3 == [texts.whole(kind, text) for _ in range(3)]
+    assert expected == noted
+
+
+def test_a_channel_goes_on_after_a_text_that_looks_like_its_end():
+    """Another choice may say in full what this one has only begun to say."""
+    texts = OutputScan(scan, MASKS)
+    begin = texts.piece(TEXT, "Ask Ann")
+
+    assert "Ask ***" == texts.whole("text", "Ask Ann")
+    assert "Ask Anna, or ***." == begin + texts.piece(TEXT, "a, or Ann.") + texts.end(TEXT)
+
+
+def test_a_blocked_tail_blocks_what_repeats_it():
+    """The complete text comes before the channel's end."""
+    operators = Operators({**{kind: Mask() for kind in RULES}, "EMAIL_ADDRESS": Block()})
+    texts = OutputScan(scan, operators)
+
+    assert "" == texts.piece(TEXT, "ann@example.org")
+    with pytest.raises(Rejection):
+        texts.whole("text", "ann@example.org")
+    with pytest.raises(Rejection):
+        texts.end(TEXT)
+
+
+def test_each_text_is_looked_at_once():
+    """In an answer; as a document and as a text it is not the same."""
+    seen: list[str] = []
+
+    def watch(text: str) -> tuple[Finding, ...]:
+        seen.append(text)
+        return scan(text)
+
+    texts = OutputScan(watch, MASKS)
+    document = '{"to": "Ann"}'
+
+    assert [document.replace("Ann", "***")] * 4 == [texts.whole(kind, document) for kind in ("json", "text") * 2]
+    assert [document] * 2 == seen
+
+
+def test_what_is_remembered_is_bounded():
+    """The oldest goes; a text larger than all of that is edited too, streamed or whole."""
+    texts = OutputScan(scan, MASKS)
+    many = [f"Ann {number} " + "lorem ipsum " * 25_000 for number in range(5)]
+    for text in many:
+        assert texts.whole("text", text) == text.replace("Ann", "***")
+    assert [("text", text) for text in many[-3:]] == list(texts._known)
+    huge = "lorem Ann " * (REMEMBERED // 10 + 1)
+    assert huge.replace("Ann", "***") == texts.piece(TEXT, huge) + texts.end(TEXT) == texts.whole("text", huge)
+    assert 3 == len(texts._known)

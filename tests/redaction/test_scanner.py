@@ -135,3 +135,55 @@ def test_an_escape_is_no_letter_of_the_word_behind_it() -> None:
 
     assert ["Ann", "Ann"] == [text[one.start : one.end] for one in found]
     assert [] == words.scan(text)
+
+
+SSN = Words("US_SSN", r"\b\d{3}-\d\d-\d{4}\b", 0.5)
+PEOPLE = Words("PERSON", r"\b(Ann|Miller)\b", 0.8)
+HIDING = ScanSettings(frozenset({"US_SSN", "PERSON", "EMAIL_ADDRESS"}))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["536\u201122\u20131234", "5\u200b36-22-12\u00ad34", r"536\-22\-1234", "\uff15\uff13\uff16-22-1234", "536-22-1234"],
+)
+@pytest.mark.parametrize("around", ["{}", "so: {}, ok", "_{}_", "export_{}_x"])
+def test_other_spellings_of_a_value_are_found(value: str, around: str) -> None:
+    """The finding covers the value as it is spelled."""
+    text = around.format(value)
+
+    found = TextScanner((SSN, PEOPLE), HIDING).scan(text)
+    assert [("US_SSN", value)] == [(one.kind, text[one.start : one.end]) for one in found]
+
+
+def test_names_in_other_spellings() -> None:
+    """Characters without width hide no name; a part of an identifier is none."""
+    scanner = TextScanner((PEOPLE,), HIDING)
+
+    assert (Finding("PERSON", 3, 10, 0.8),) == scanner.scan("by Mil\u00adler")
+    assert () == scanner.scan("Ann_12_Miller_34 x_Ann_12")
+
+
+def test_parts_of_words_need_a_sure_finding() -> None:
+    """What scores low counts between blanks only, however they are spelled."""
+    weak = Words("US_SSN", r"\b\d{9}\b", 0.4)
+
+    assert () == TextScanner((weak,), HIDING).scan("run_536221234")
+    assert (Finding("US_SSN", 4, 13, 0.4),) == TextScanner((weak,), HIDING).scan("run \uff1536221234")
+
+
+def test_allowed_values_are_allowed_in_other_spellings() -> None:
+    """What an operator lets pass is a value, not its spelling."""
+    allowing = msgspec.structs.replace(HIDING, allow=("536-22-1234",))
+
+    assert () == TextScanner((SSN,), allowing).scan("536\u201122\u20111234")
+
+
+def test_impossible_findings_in_other_spellings_are_an_error() -> None:
+    """A place that is in the text, and not in the piece of it that was searched."""
+
+    class Once:
+        def scan(self, text: str, check: Check = never) -> list[Finding]:
+            return [] if "\u200b" in text else [Finding("US_SSN", 0, len(text) + 1, 1.0)]
+
+    with pytest.raises(ValueError, match="US_SSN"):
+        TextScanner((Once(),), HIDING).scan("1\u200b2")

@@ -32,7 +32,7 @@ FOLDER: Final = "detectors"
 
 _WEIGHTS: Final = "names.npz"
 # characters that are scanned on the event loop at a time, about a millisecond: with and without the small name model
-_INLINE_NAMES: Final = 2500
+_INLINE_NAMES: Final = 2000
 _INLINE: Final = 4000
 _FORMED: Final = KINDS - SECRET_KINDS - NAME_KINDS - SPACY_KINDS
 _PACKAGES: Final = ("extproc", "presidio-analyzer", "phonenumbers", "kingfisher-secret-scanner", "hyperscan")
@@ -116,7 +116,7 @@ class Detectors:
         answers = frozenset(kind for kind, operator in given.output_operators().items() if operator.action != "allow")
         wanted = kinds | answers
         formed = (Plain(self._patterns(place, given, wanted)), *self._secret(wanted))
-        names = tuple(Plain(one) for one in self._names(place, given, wanted))
+        names = tuple(Plain(one, names=True) for one in self._names(place, given, wanted))
         quick = names if given.names == "fast" else ()
         inline = {"off": _INLINE, "fast": _INLINE_NAMES}.get(given.names, 0)
         identity = _identity(given)

@@ -17,7 +17,7 @@ from extproc.adapters.scans import Scans
 from extproc.adapters.tokens import Tokenizers
 from extproc.errors import EffectError
 from extproc.exchange.actions import Action
-from extproc.exchange.effects import CountTokens, Effect, FindEntities, FindKey
+from extproc.exchange.effects import CountTokens, Effect, FindEntities, FindKey, FoundEntities
 from extproc.exchange.events import Event
 from extproc.exchange.facts import Origin
 from extproc.exchange.machine import Exchange, Modes
@@ -66,6 +66,7 @@ class Host:
         self._sinks = sinks
         self._numbers = itertools.count(1)
         self._prefix = f"{time.time_ns():x}"
+        self._searches: set[asyncio.Future[FoundEntities]] = set()
         self._settling: set[asyncio.Future[Record]] = set()
         self._records: list[Record] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -99,8 +100,21 @@ class Host:
         if isinstance(effect, FindEntities):
             if self._scans is None:
                 raise EffectError("nothing here can search texts")
-            return self._scans.find(effect)
+            answer = self._scans.find(effect)
+            return self._ahead(answer) if effect.ahead and isinstance(answer, CoroutineType) else answer
         return self.count_tokens(effect)
+
+    def _ahead(self, search: Coroutine[object, object, FoundEntities]) -> FoundEntities:
+        """Let it go on by itself: the record of the call that asked for it does not wait."""
+        task = asyncio.ensure_future(search)
+        self._searches.add(task)
+        task.add_done_callback(self._searched)
+        return FoundEntities(())
+
+    def _searched(self, task: asyncio.Future[FoundEntities]) -> None:
+        self._searches.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody wanted the answer: a later call that does is told what failed
 
     async def count_tokens(self, effect: CountTokens) -> int:
         """In a thread: a long text takes milliseconds, and the loop has streams to serve."""

@@ -320,8 +320,8 @@ class RedactionRule(Section):
     tenant: Glob = Field(default="*", description="Pattern on the caller's tenant.")
     data_class: Glob = Field(
         default="*",
-        description="Pattern on the label `x-llm-data-class`. It is the caller's own word: let it make a profile stricter, "
-        "never laxer.",
+        description="Pattern on the label `x-llm-data-class`. It is the caller's own word, so it makes a profile stricter only: "
+        "rules are judged with and without it.",
     )
     provider: Glob = Field(default="*", description="Pattern on the provider.")
     profile: Name = Field(description="The profile, or `none`: nothing is looked at.")

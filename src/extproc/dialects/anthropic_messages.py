@@ -25,6 +25,7 @@ from extproc.dialects.editing import JsonEditor
 from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
 from extproc.dialects.request import JsonRequest, answer_format, content, tool_choice, tools
 from extproc.dialects.spans import is_array, is_object
+from extproc.dialects.texts import SIGNED
 from extproc.errors import Rejection
 from extproc.text import TextFilter
 from extproc.usage import Usage
@@ -64,6 +65,7 @@ class MessagesRequest(JsonRequest):
     )
     stored = ("container",)
     opaque = JsonRequest.opaque | {"anthropic_version", "cache_control", "thinking"}
+    signed = SIGNED
 
     def check(self) -> None:
         """Check `messages`, `system` and the cap."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final, TypeAlias
 
 import orjson
@@ -10,7 +10,7 @@ import orjson
 from extproc.dialects import checks, spans
 from extproc.dialects.dialect import Edit, Path, RequestView, Text, show_path
 from extproc.dialects.spans import Member, Places, is_array, is_object
-from extproc.dialects.texts import Walk, keys_below
+from extproc.dialects.texts import SIGNED, Walk, keys_below
 from extproc.errors import ErrorCode, Rejection
 
 Step: TypeAlias = Callable[[Walk, object, Path], None]
@@ -29,7 +29,9 @@ def tools(walk: Walk, value: object, path: Path) -> None:
 
 def tool_choice(walk: Walk, value: object, path: Path) -> None:
     """Which tool must be called: a constant of the vendor, or an object that names tools."""
-    if type(value) is not str:
+    if type(value) is str:
+        walk.constants(value, path)
+    else:
         walk.tools(value, path)
 
 
@@ -46,8 +48,10 @@ class JsonRequest(RequestView):
 
     # (field, how to walk it), in logical order: tools, system, messages
     order: ClassVar[Sequence[tuple[str, Step]]] = ()
-    # fields whose strings are constants or ids of the vendor
+    # fields whose strings are constants or ids of the vendor; one that does not look like it is a text all the same
     opaque: ClassVar[frozenset[str]] = frozenset({"model", "service_tier", "stream", "stream_options"})
+    # by type of a part: the field of it that the vendor's signature beside it covers
+    signed: ClassVar[Mapping[str, str]] = {"reasoning.text": SIGNED["reasoning.text"]}
     # fields that name something the vendor stored
     stored: ClassVar[tuple[str, ...]] = ()
 
@@ -139,13 +143,16 @@ class JsonRequest(RequestView):
         return self._walked
 
     def _find(self) -> Walk:
-        walk = Walk()
+        walk = Walk(signed=self.signed, asked=True)
         first = dict(self.order)
         for field, step in self.order:
             if field in self.tree:
                 step(walk, self.tree[field], (field,))
         for field, value in self.tree.items():
-            if field not in first and field not in self.opaque:
+            if field in self.opaque:
+                if field != "model":  # has rules of its own
+                    walk.constants(value, (field,))
+            elif field not in first:
                 walk.every(value, (field,), "metadata")
         return walk
 

@@ -1,11 +1,13 @@
 """The walk over every text of a body, in a fixed logical order. It looks at parsed values only; no place is measured.
 
 The walk is exhaustive by construction: it emits every string below a field unless the key is one of a few whose values
-are constants or opaque ids of the vendor. A shape that nobody foresaw is therefore still inspected.
+are constants or opaque ids of the vendor, and the value looks like one. A shape that nobody foresaw is therefore still
+inspected.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -53,7 +55,13 @@ _FREE_FORM: Final = {
     "metadata": "metadata",
     "operation": "tool_arguments",
 }
-_SIGNED: Final = {"thinking": "thinking", "reasoning.text": "text"}  # type of a part -> what its signature covers
+SIGNED: Final[Mapping[str, str]] = {"thinking": "thinking", "reasoning.text": "text"}
+"""By type of a part: the field of it that the vendor's signature beside it covers."""
+# What the vendor defines or issues has no blank, no `@`, and is no number of a card, an account or a phone. What it
+# sealed may be long.
+_ID: Final = re.compile(r"(?!(?:[-+./:,=]*[0-9]){8,}[-+./:,=]*\Z)[A-Za-z0-9_.:/+=,|~-]{0,512}")
+_SEALED: Final = re.compile(r"[A-Za-z0-9_.:/+=,|~-]*")
+_SEALED_KEYS: Final = frozenset({"data", "encrypted_content", "signature"})
 _STORED: Final = frozenset({"container_id", "file_id", "file_ids", "vector_store_ids"})
 _TOOL_STRINGS: Final[Mapping[str, str]] = {
     **{key: kind for key, kind in REQUEST_STRINGS.items() if kind == OPAQUE},
@@ -69,21 +77,23 @@ _TOOL_SCHEMAS: Final = frozenset({"input_schema", "json_schema", "output_schema"
 _TOOL_MAPS: Final = {
     "authorization": "credential",
     "examples": "schema",
-    "headers": "credential",
     "input_examples": "schema",
 }
+_CREDENTIAL: Final = re.compile(r"authorization|cookie|password|secret|token|(?:^|[-_])(?:api)?key$", re.IGNORECASE)
 _NAME_LISTS: Final = frozenset({"allowed_tools", "tool_names"})
 _SCHEMA_OPAQUE: Final = frozenset(
     {"$anchor", "$id", "$ref", "$schema", "contentEncoding", "contentMediaType", "format", "required", "type"}
 )
+_POINTER: Final = re.compile(r"#.*|https?://json-schema\.org/[a-z0-9/.-]*#?")  # to names in the schema, which stay
 _SCHEMA_MAPS: Final = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 _SCHEMA_LISTS: Final = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _SCHEMA_VALUES: Final = frozenset({"additionalProperties", "contains", "else", "if", "items", "not", "then"})
 _TOOL_ROLES: Final = ("tool", "function")
 _RESULT_TYPES: Final = ("tool_result", "_output")
 _HOLDERS: Final = frozenset({str, dict, list})  # types of values that are or may hold a text
-_LEAVES: Final = _HOLDERS | {int}
+_LEAVES: Final = _HOLDERS | {float, int}
 _NUMBERED: Final = frozenset({"tool_arguments", "tool_result"})  # elsewhere numbers are parameters of the vendor's
+_MESSAGE: Final = 2  # steps to a message: `messages[0]`
 _DEEPEST: Final = 128  # steps of a path: finding a place in a body costs the square of its depth
 _LONG_NUMBER: Final = 10_000_000  # eight digits: below are counts and small sums, no cards, accounts and phones
 
@@ -106,14 +116,23 @@ class Walk:
     `arguments` the tool arguments that are objects or arrays, each with the number of texts before it.
     """
 
-    __slots__ = ("_strings", "arguments", "stored", "texts")
+    __slots__ = ("_asked", "_assistant", "_signatures", "_strings", "arguments", "stored", "texts")
 
-    def __init__(self, strings: Mapping[str, str] = REQUEST_STRINGS) -> None:
-        """`strings`: kinds of string values by key."""
+    def __init__(
+        self, strings: Mapping[str, str] = REQUEST_STRINGS, signed: Mapping[str, str] = SIGNED, *, asked: bool = False
+    ) -> None:
+        """`strings`: kinds of string values by key. `signed`: by type of a part, the field that a signature covers.
+
+        `asked`: it is a request, by a caller who may put anything anywhere. What is opaque must then look like it, and
+        only assistants have signed anything.
+        """
         self.texts: list[Text] = []
         self.stored: list[Path] = []
         self.arguments: list[tuple[int, Path, object]] = []
         self._strings = strings
+        self._signatures = signed
+        self._asked = asked
+        self._assistant = not asked  # whether the message that is walked is one
 
     def every(self, value: object, path: Path, kind: str) -> None:
         """Every string at or below `value`, whatever its key, and every number long enough to be someone's."""
@@ -129,13 +148,44 @@ class Walk:
             for index, child in enumerate(value):
                 if type(child) in _LEAVES:
                     self.every(child, (*path, index), kind)
-        elif type(value) is int and value >= _LONG_NUMBER and (kind in _NUMBERED or path[0] == "metadata"):
-            self.texts.append(Text(path, kind, str(value)))
+        elif kind in _NUMBERED or path[0] == "metadata":
+            self._number(value, path, kind)
+
+    def _number(self, value: object, path: Path, kind: str) -> None:
+        """The digits of a long whole number, however it is written."""
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) is int and abs(value) >= _LONG_NUMBER:
+            self.texts.append(Text(path, kind, str(abs(value))))
+
+    def _is_opaque(self, key: str, value: str) -> bool:
+        """Whether a string in the place of a constant or an id looks like one; `key`: its name."""
+        if not self._asked or _ID.fullmatch(value):
+            return True
+        return key in _SEALED_KEYS and _SEALED.fullmatch(value) is not None
+
+    def constants(self, value: object, path: Path) -> None:
+        """Strings at or below a value that the vendor defines: only those that do not look like constants or ids."""
+        if len(path) > _DEEPEST:
+            raise RecursionError
+        if type(value) is str:
+            if not self._is_opaque(str(path[-1]), value):
+                self.texts.append(Text(path, "metadata", value))
+        elif is_object(value):
+            for key, child in value.items():
+                if type(child) in _HOLDERS:
+                    self.constants(child, (*path, key))
+        elif is_array(value):
+            for index, child in enumerate(value):
+                if type(child) in _HOLDERS:
+                    self.constants(child, (*path, index))
 
     def content(self, value: object, path: Path, kind: str) -> None:
         """Texts of a message, an item, a content part or an array of them; `kind` is what plain text in it is."""
         if len(path) > _DEEPEST:
             raise RecursionError
+        if self._asked and len(path) <= _MESSAGE:
+            self._assistant = len(path) == _MESSAGE and is_object(value) and value.get("role") == "assistant"
         if is_object(value):
             self._part(value, path, kind)
         elif is_array(value):
@@ -147,7 +197,7 @@ class Walk:
 
     def _part(self, part: dict[str, object], path: Path, kind: str) -> None:
         kind = _part_kind(part, kind)
-        if "signature" in part:
+        if self._assistant and "signature" in part:
             part = self._signed(part, path)
         get = self._strings.get
         for key, child in part.items():
@@ -155,16 +205,16 @@ class Walk:
                 what = get(key, kind)
                 if what == _BY_PART:
                     what = _kind_by_part(key, part)
-                if what != OPAQUE:
-                    self.texts.append(Text((*path, key), what, child))
-                elif child and key in _STORED:
+                if what == OPAQUE and child and key in _STORED:
                     self.stored.append((*path, key))
+                if what != OPAQUE or not self._is_opaque(key, child):
+                    self.texts.append(Text((*path, key), what or "metadata", child))
             elif type(child) in _HOLDERS:
                 self._member(key, child, (*path, key), kind)
 
     def _signed(self, part: dict[str, object], path: Path) -> dict[str, object]:
         """Take the one text that a signature covers out of a part; return what else there is in it."""
-        field = _SIGNED.get(str(part.get("type")), "")
+        field = self._signatures.get(str(part.get("type")), "")
         text = part.get(field)
         if type(text) is not str or not part["signature"] or type(part["signature"]) is not str:
             return part
@@ -195,7 +245,9 @@ class Walk:
         """A list of ids is opaque; whatever else stands in its place is looked into."""
         if value:
             self.stored.append(path)
-        if not is_array(value) or any(type(child) is not str for child in value):
+        if is_array(value) and all(type(child) is str for child in value):
+            self.constants(value, path)
+        else:
             self.every(value, path, "metadata")
 
     def tools(self, value: object, path: Path, named: str = "tool_name", plain: str = "schema") -> None:
@@ -218,8 +270,8 @@ class Walk:
         for key, child in tool.items():
             if type(child) is str:
                 what = _TOOL_STRINGS.get(key, "schema")
-                if what != OPAQUE:
-                    self.texts.append(Text((*path, key), named if what == _BY_PART else what, child))
+                if what != OPAQUE or not self._is_opaque(key, child):
+                    self.texts.append(Text((*path, key), named if what == _BY_PART else what or "metadata", child))
                 if child and (key in _STORED or key == "container"):
                     self.stored.append((*path, key))
             elif type(child) in _HOLDERS:
@@ -228,6 +280,9 @@ class Walk:
     def _tool_member(self, key: str, value: object, path: Path, named: str) -> None:
         if key in _TOOL_SCHEMAS:
             self.schema(value, path)
+        elif key == "headers" and is_object(value):
+            for name, child in value.items():
+                self.every(child, (*path, name), "credential" if _CREDENTIAL.search(name) else "metadata")
         elif key in _TOOL_MAPS:
             self.every(value, path, _TOOL_MAPS[key])
         elif key in _STORED:
@@ -241,10 +296,19 @@ class Walk:
             self.texts.append(Text(path, "schema", value))
         elif is_object(value):
             for key, child in value.items():
-                if type(child) in _HOLDERS:
+                if key == "required" and is_array(child):
+                    self._required(child, (*path, key), value.get("properties"))
+                elif type(child) in _HOLDERS:
                     self._schema_member(key, child, (*path, key))
         elif is_array(value):
             self.every(value, path, "schema")
+
+    def _required(self, names: list[object], path: Path, properties: object) -> None:
+        """Names of properties, which are left as they are: to change them here alone would break the schema."""
+        known = properties if is_object(properties) else {}
+        for index, name in enumerate(names):
+            if type(name) in _HOLDERS and not (type(name) is str and name in known):
+                self.constants(name, (*path, index))
 
     def _schema_member(self, key: str, value: object, path: Path) -> None:
         if key in _SCHEMA_MAPS and is_object(value):
@@ -259,6 +323,8 @@ class Walk:
             self.every(value, path, "tool_description")
         elif key not in _SCHEMA_OPAQUE or is_object(value):
             self.every(value, path, "name" if key == "name" else "schema")
+        elif not (type(value) is str and _POINTER.fullmatch(value)):
+            self.constants(value, path)
 
 
 def _part_kind(part: dict[str, object], kind: str) -> str:

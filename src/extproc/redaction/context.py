@@ -133,17 +133,20 @@ class Context:
     def __init__(self, text: str) -> None:
         self._text: Final = text
         self._token = (0, 0)  # the token of which the words are known
-        self._words: tuple[str, ...] = ()
+        self._words = ""
         self._asked = 0
         self._index: _Index | None = None
 
     def supports(self, start: int, words: tuple[str, ...]) -> bool:
         """Whether one of `words` (lower case) is part of a word before offset `start`, or of the word there."""
         near = self._near(start)
-        return any(word in other for word in words for other in near)
+        return any(word in near for word in words)
 
-    def _near(self, start: int) -> tuple[str, ...]:
-        """The last words up to the token that covers `start`, or comes next, and the word after that; lower case."""
+    def _near(self, start: int) -> str:
+        """The last words up to the token that covers `start`, or comes next, and the word after that.
+
+        Lower case, a line to each: none of the words that are looked for goes over the end of one.
+        """
         if self._token[0] <= start < self._token[1]:
             return self._words
         self._asked += 1
@@ -156,8 +159,8 @@ class Context:
         words = self._last(self._token[1])
         if token is not None and not _tells(token.group()):
             words += self._next(token.end())
-        self._words = words
-        return words
+        self._words = "\n".join(words)
+        return self._words
 
     def _word_start(self, start: int) -> int:
         """Where the word begins that `start` is inside of."""
@@ -203,14 +206,14 @@ class _Index:
             self._ends.append(token.end())
             self._told.append(len(self._words))
 
-    def near(self, start: int) -> tuple[str, ...]:
+    def near(self, start: int) -> str:
         """As `Context` has it."""
         token = bisect_right(self._ends, start)
         if token == len(self._ends):
-            return tuple(self._words[-WORDS:])
+            return "\n".join(self._words[-WORDS:])
         told = self._told[token]
         says = told > (self._told[token - 1] if token else 0)
-        return tuple(self._words[max(0, told - WORDS) : told if says else told + 1])
+        return "\n".join(self._words[max(0, told - WORDS) : told if says else told + 1])
 
 
 def _tells(token: str) -> bool:

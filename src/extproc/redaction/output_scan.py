@@ -2,22 +2,28 @@
 
 A stream is judged in windows whose places follow from the text alone, never from how it was cut, so that the same text
 gives the same result however it comes. A window begins up to 64 characters before what has not gone on yet and ends
-128 after that point. What goes on is a part that has 64 characters of the window behind it, ends between two words, and
+128 after that point, later more: who reads along is far behind by then, and larger windows cost less. What goes on is a part that has 64 characters of the window behind it, ends between two words, and
 does not end within something found: that much of what follows an entity is seen before it goes. Where no such part is
 there (a long word, an entity without an end, a private key) the window doubles, up to 8192 characters; what was found
 at its very end is then taken to go on to the end of the word.
+
+A complete text that was streamed before, as vendors repeat them, becomes what the stream became. A long one is judged
+in the same windows, a short one at once; each is judged once in an answer.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from extproc.errors import ErrorCode, Rejection
 from extproc.redaction.operators import Allow, Block, Operators, Pseudonym
+from extproc.redaction.output_views import Cell, View
+from extproc.redaction.output_views import cells as cells_of
 from extproc.redaction.pseudonyms import LITERAL, NAME
 from extproc.redaction.restore import Restorer
 from extproc.text import Channel, ChannelKind, Finding, TextFilter
@@ -25,7 +31,12 @@ from extproc.text import Channel, ChannelKind, Finding, TextFilter
 CONTEXT: Final = 64
 LOOK_AHEAD: Final = 64
 WINDOW: Final = 128
+WINDOWS: Final = ((20_000, 1024), (6_000, 512), (2_000, 256))
+"""From which character of a channel on a window is how large."""
+DOCUMENT_WINDOW: Final = 256  # the least in `json` channels: programs wait for the whole of those
 LARGEST_WINDOW: Final = 8192
+LONG: Final = 4096  # characters from which on a complete text is judged in windows
+REMEMBERED: Final = 1_000_000  # characters of an answer that are kept, to know them when they are repeated
 
 Scan = Callable[[str], tuple[Finding, ...]]
 Noted = Callable[[str, str], None]
@@ -36,41 +47,6 @@ _WORD: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/
 _SWALLOWED: Final = _WORD.removesuffix("\\")  # a backslash may belong to the quote behind it
 _BLOCK_BEGINS: Final = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY|PuTTY-User-Key-File-[0-9]")
 _BLOCK_ENDS: Final = re.compile(r"-----END [A-Z ]{0,40}PRIVATE KEY[A-Z ]{0,10}-----|Private-MAC: *[0-9a-fA-F]{32,}")
-_ESCAPE: Final = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\[\"\\/bfnrt]"
-)
-_TOKEN: Final = re.compile(r'\\.|"|[^\s"{}\[\],:\\]+', re.DOTALL)
-"""Of JSON: an escape, a quote, a part of a string or a scalar."""
-_KEY_FOLLOWS: Final = re.compile(r'"\s*:')
-
-
-class _Cell(NamedTuple):
-    """What may change in a JSON document: what is between two quotes, or a scalar. Offsets into the view."""
-
-    start: int
-    end: int
-    quoted: bool
-    key: bool
-
-
-class _View:
-    """A piece of a text as detectors see it: of a JSON document, with its escapes undone."""
-
-    def __init__(self, context: str, raw: str, *, is_json: bool) -> None:
-        before = _unescape(context)[0] if is_json else context
-        after, self.offsets = _unescape(raw) if is_json else (raw, None)
-        self.text: Final = before + after
-        self.base: Final = len(before)
-        self.raw: Final = raw
-
-    def to_raw(self, index: int) -> int:
-        """Where a character of the view begins in `raw`."""
-        index -= self.base
-        return index if self.offsets is None else self.offsets[index]
-
-    def from_raw(self, index: int) -> int:
-        """The first character of the view that begins at or after `index` of `raw`."""
-        return self.base + (index if self.offsets is None else bisect_left(self.offsets, index))
 
 
 class _Stream:
@@ -80,9 +56,40 @@ class _Stream:
         self.kind: Final = kind
         self.text = text
         self.start = 0
-        self.window = WINDOW
+        self.forgotten = 0
+        self.window = self.least
         self.inside = False  # JSON: within a string, at `start`
         self.swallow = False  # the word at `start` is the rest of something that was found
+        self.length = 0  # of all pieces
+        self.pieces: list[str] | None = []  # None: too long to be kept
+        self.edited: list[str] = []
+        self.tail: str | None = None  # what the end will give, where that is known and no piece came since
+
+    @property
+    def least(self) -> int:
+        """The size of a window that begins here, if a part of it can go on."""
+        at = self.forgotten + self.start
+        size = next((size for begin, size in WINDOWS if at >= begin), WINDOW)
+        return max(size, DOCUMENT_WINDOW) if self.kind == "json" else size
+
+    def keep(self, piece: str, edited: str) -> None:
+        """Remember what came and what became of it."""
+        self.tail = None
+        self.length += len(piece)
+        if self.pieces is None:
+            return
+        if self.length > REMEMBERED:
+            self.pieces, self.edited = None, []
+            return
+        self.pieces.append(piece)
+        self.edited.append(edited)
+
+    def was(self, kind: ChannelKind, text: str) -> bool:
+        """Whether all that came is `text`."""
+        if self.kind != kind or self.length != len(text) or not self.pieces:
+            return False
+        self.pieces = ["".join(self.pieces)]
+        return self.pieces[0] == text
 
     def pass_over(self) -> None:
         """Leave out the rest of a word that was found."""
@@ -97,6 +104,7 @@ class _Stream:
         if begin:
             self.text = self.text[begin:]
             self.start -= begin
+            self.forgotten += begin
 
 
 class OutputScan:
@@ -135,6 +143,8 @@ class OutputScan:
         known = inner.knows if isinstance(inner, Restorer) else frozenset[str]().__contains__
         self._placeholder: Final = placeholder or known
         self._streams: dict[Channel, _Stream] = {}
+        self._known: dict[tuple[ChannelKind, str], str] = {}  # complete texts, the oldest first
+        self._size = 0  # of the texts in it
         self._stopped: Rejection | None = None
 
     @property
@@ -151,15 +161,19 @@ class OutputScan:
             if stream is None:
                 stream = self._streams[channel] = _Stream(channel.kind)
             stream.text += text
-            text = self._judge(stream, last=False)
+            edited = self._judge(stream, last=False)
+            stream.keep(text, edited)
+            text = edited
         return text if self._inner is None or not text else self._inner.piece(channel, text)
 
     def end(self, channel: Channel) -> str:
         """The channel is complete -> what was held back."""
         self._raise_if_stopped()
         stream = self._streams.pop(channel, None)
-        text = self._judge(stream, last=True) if stream is not None else ""
+        text = "" if stream is None else self._tail(stream)
         self._raise_if_stopped()  # nobody may call again
+        if stream is not None and stream.pieces:
+            self._remember(stream.kind, "".join(stream.pieces), "".join(stream.edited) + text)
         if self._inner is None:
             return text
         return (self._inner.piece(channel, text) if text else "") + self._inner.end(channel)
@@ -168,14 +182,43 @@ class OutputScan:
         """A complete text -> the edited text, the very same object where nothing changed."""
         self._raise_if_stopped()
         if kind != "name":
-            edited = self._judge(_Stream(kind, text), last=True)
-            self._raise_if_stopped()
+            edited = self._known.get((kind, text))
+            if edited is None:
+                edited = self._complete(kind, text)
+                self._raise_if_stopped()
+                self._remember(kind, text, edited)
             text = text if edited == text else edited
         return text if self._inner is None else self._inner.whole(kind, text)
 
     def _raise_if_stopped(self) -> None:
         if self._stopped is not None:
             raise self._stopped
+
+    def _complete(self, kind: ChannelKind, text: str) -> str:
+        """What becomes of a complete text."""
+        for stream in self._streams.values():
+            if stream.was(kind, text):  # its end comes only after this
+                edited = self._tail(copy.copy(stream))
+                stream.tail = edited
+                return "".join(stream.edited) + edited
+        alone = _Stream(kind, text)
+        begin = self._judge(alone, last=False) if len(text) > LONG else ""
+        self._raise_if_stopped()
+        return begin + self._judge(alone, last=True)
+
+    def _tail(self, stream: _Stream) -> str:
+        """What a stream gives at its end."""
+        return self._judge(stream, last=True) if stream.tail is None else stream.tail
+
+    def _remember(self, kind: ChannelKind, text: str, edited: str) -> None:
+        if (kind, text) in self._known or len(text) > REMEMBERED:
+            return
+        self._known[kind, text] = edited
+        self._size += len(text)
+        while self._size > REMEMBERED:
+            oldest = next(iter(self._known))
+            self._size -= len(oldest[1])
+            del self._known[oldest]
 
     def _judge(self, stream: _Stream, *, last: bool) -> str:
         """What can go on, edited. At the end (`last`) that is everything."""
@@ -199,8 +242,8 @@ class OutputScan:
         """Judge one window, which has `size` characters that did not go on yet; nothing may go on by it."""
         is_json = stream.kind == "json"
         start = stream.start
-        view = _View(stream.text[max(0, start - CONTEXT) : start], stream.text[start : start + size], is_json=is_json)
-        cells, quotes = _cells(view, inside=stream.inside) if is_json else ((), ())
+        view = View(stream.text[max(0, start - CONTEXT) : start], stream.text[start : start + size], is_json=is_json)
+        cells, quotes = cells_of(view, inside=stream.inside) if is_json else ((), ())
         findings = self._found(view)
         stop = len(view.text)
         if not last:
@@ -209,15 +252,15 @@ class OutputScan:
             if stop <= view.base:
                 stream.window *= 2
                 return ""
-            stream.window = WINDOW
             stream.swallow = forced and any(one.start < stop < one.end for one in findings)
         edited = self._edit(view, findings, cells if is_json else None, stop)
         end = view.to_raw(stop)
         stream.inside ^= bisect_left(quotes, end) % 2 == 1
         stream.start += end
+        stream.window = stream.least
         return edited
 
-    def _found(self, view: _View) -> list[Finding]:
+    def _found(self, view: View) -> list[Finding]:
         text = view.text
         findings = [one for one in self._scan(text) if one.end > view.base]
         if findings and "<" in text:
@@ -226,7 +269,7 @@ class OutputScan:
                     findings = [part for one in findings for part in _outside(one, match.start(), match.end())]
         return findings
 
-    def _edit(self, view: _View, findings: Sequence[Finding], cells: Sequence[_Cell] | None, stop: int) -> str:
+    def _edit(self, view: View, findings: Sequence[Finding], cells: Sequence[Cell] | None, stop: int) -> str:
         """What goes on in place of the view up to `stop`. `cells`: None for plain text."""
         parts: list[str] = []
         at = view.base
@@ -252,7 +295,7 @@ class OutputScan:
         return "".join(parts)
 
 
-def _stop(view: _View, findings: Sequence[Finding], cells: Sequence[_Cell], *, forced: bool) -> int:
+def _stop(view: View, findings: Sequence[Finding], cells: Sequence[Cell], *, forced: bool) -> int:
     """Up to where the view can go on; its base where nothing can."""
     text, base = view.text, view.base
     limit = view.from_raw(len(view.raw) - LOOK_AHEAD)
@@ -278,7 +321,7 @@ def _stop(view: _View, findings: Sequence[Finding], cells: Sequence[_Cell], *, f
     return max(ends, default=base)
 
 
-def _places(finding: Finding, cells: Sequence[_Cell] | None, at: int, stop: int) -> Iterator[tuple[int, int, bool]]:
+def _places(finding: Finding, cells: Sequence[Cell] | None, at: int, stop: int) -> Iterator[tuple[int, int, bool]]:
     """What is replaced because of a finding: start, end, whether it is within the quotes of a JSON string."""
     if cells is None:
         yield max(at, finding.start), min(finding.end, stop), False
@@ -294,42 +337,6 @@ def _places(finding: Finding, cells: Sequence[_Cell] | None, at: int, stop: int)
         if at <= start < end:
             yield start, end, cell.quoted
             at = end
-
-
-def _cells(view: _View, *, inside: bool) -> tuple[list[_Cell], list[int]]:
-    """What may change in a JSON document, and where its quotes are in `view.raw`."""
-    cells: list[_Cell] = []
-    quotes: list[int] = []
-    raw, place = view.raw, view.from_raw
-    begun = 0
-    for token in _TOKEN.finditer(raw):
-        start = token.start()
-        if token[0] == '"':
-            quotes.append(start)
-            if inside:
-                key = _KEY_FOLLOWS.match(raw, start) is not None
-                cells.append(_Cell(place(begun), place(start), quoted=True, key=key))
-            inside, begun = not inside, token.end()
-        elif not inside:
-            cells.append(_Cell(place(start), place(token.end()), quoted=False, key=False))
-    if inside:
-        cells.append(_Cell(place(begun), place(len(raw)), quoted=True, key=False))
-    return cells, quotes
-
-
-def _unescape(raw: str) -> tuple[str, list[int] | None]:
-    """A piece of a JSON document without its escapes, and where each character of that began (None: where it is)."""
-    if "\\" not in raw:
-        return raw, None
-    parts: list[str] = []
-    offsets: list[int] = []
-    at = 0
-    for match in _ESCAPE.finditer(raw):
-        parts += (raw[at : match.start()], json.loads(f'"{match[0]}"'))
-        offsets += (*range(at, match.start()), match.start())
-        at = match.end()
-    offsets += range(at, len(raw) + 1)
-    return "".join((*parts, raw[at:])), offsets
 
 
 def _outside(finding: Finding, start: int, end: int) -> Iterator[Finding]:

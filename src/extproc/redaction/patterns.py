@@ -19,6 +19,7 @@ from extproc.redaction.custom import CustomFinder, CustomPattern, DenyFinder, De
 from extproc.redaction.finders import Finder, Raw, distinct, expression
 from extproc.redaction.hyper import Database, Expression, Hits, literal
 from extproc.redaction.ibans import IbanFinder
+from extproc.redaction.phone_regions import Numbers
 from extproc.redaction.presidio import finder, recognizers
 from extproc.text import Check, DatabaseStore, Finding, never
 
@@ -33,7 +34,7 @@ DEFAULT_KINDS: Final = frozenset(
 )
 """Kinds that are looked for where nothing else is said. URL, DATE_TIME and UUID are in every other text."""
 
-DEFAULT_REGIONS: Final = ("US", "GB")
+DEFAULT_REGIONS: Final = ("US", "GB", "DE", "FR")
 """Regions of which phone numbers without a country code are recognised; each costs time on every row of digits."""
 
 # One in eleven numbers of ten digits is of this kind: a phone number in the same place is the better guess.
@@ -179,8 +180,9 @@ def _finders(options: PatternOptions) -> tuple[Finder, ...]:
             finders.append(finder(recognizer, options.threshold))
     if phone and options.regions:
         words = tuple(word.lower() for word in PhoneRecognizer.CONTEXT)
-        finders.append(phones.PhoneFinder(options.regions, PhoneRecognizer.SCORE, words))
-        finders.append(phones.PossiblePhoneFinder(options.regions, PhoneRecognizer.SCORE))
+        numbers = Numbers(options.regions)
+        finders.append(phones.PhoneFinder(numbers, PhoneRecognizer.SCORE, words))
+        finders.append(phones.PossiblePhoneFinder(numbers, PhoneRecognizer.SCORE))
     finders.extend(CustomFinder(pattern, options.threshold) for pattern in options.custom)
     finders.extend(DenyFinder(deny) for deny in options.deny)
     return tuple(finders)

@@ -244,14 +244,12 @@ class EmailFinder(PresidioFinder):
 
     def _start(self, text: str, start: int, at: int, end: int) -> int:
         """Where the address begins of which Presidio says that it is `text[start:end]`."""
-        last = None
-        for last in self._before.finditer(text, start, at):
-            pass
-        if last is None:
+        before = list(self._before.finditer(text, start, at))
+        if not before:
             return start
-        own = self._first_letter(text, last.end(), at)
+        own = self._first_letter(text, before[-1].end(), at)
         # A mailing list's return address has the reader's in it: `list-ann=example.com@lists.example.org`.
-        returned = last.group() == "=" and self._suffixes(text[own:at]).fqdn
+        returned = before[-1].group() == "=" and self._suffixes(text[own:at]).fqdn
         return start if own == at or returned else own
 
     def _first_letter(self, text: str, start: int, end: int) -> int:

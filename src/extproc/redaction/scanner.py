@@ -9,13 +9,15 @@ from typing import Final
 
 import msgspec
 
+from extproc.redaction.folded import views
 from extproc.redaction.resolve import resolve
 from extproc.text import Check, Detector, Finding, never
 
 _ESCAPE: Final = re.compile(r"\\[nrt]")
 _EACH: Final = 150  # characters that a text costs beside its own
 _VERSION_BYTES: Final = 16
-_FORMAT: Final = b"findings 2"  # changes whenever the same detectors would give other findings
+_NAMES: Final = frozenset({"LOCATION", "NRP", "ORGANIZATION", "PERSON"})
+_FORMAT: Final = b"findings 3"  # changes whenever the same detectors would give other findings
 
 
 class ScanSettings(msgspec.Struct, frozen=True):
@@ -39,8 +41,10 @@ class Plain:
     knows escapes, and keys in which they are a part.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, *, names: bool = False) -> None:
+        """`names`: it finds names only, so that pieces in which no name counts need not be shown to it."""
         self._detector: Final = detector
+        self.names: Final = names
 
     def scan(self, text: str, check: Check = never) -> list[Finding]:
         """As the detector does."""
@@ -52,6 +56,7 @@ class TextScanner:
 
     def __init__(self, detectors: Sequence[Detector], settings: ScanSettings) -> None:
         self._detectors: Final = tuple(detectors)
+        self._formed: Final = tuple(one for one in detectors if not (isinstance(one, Plain) and one.names))
         self._kinds: Final = settings.kinds
         self._allowed: Final = frozenset(entry.casefold() for entry in settings.allow)
         self._inline: Final = settings.inline
@@ -67,18 +72,39 @@ class TextScanner:
             found += detector.scan(text, check)
             check()
         kept = [one for one in found if one.kind in self._kinds]
+        for one in kept:
+            _confine(one, text)
+        kept += self._respelled(text, check)
         if not kept:
             return ()
-        for one in kept:
-            if not 0 <= one.start < one.end <= len(text):
-                raise ValueError(f"a detector of {one.kind} found something that is not in the text")
         if self._allowed:
             kept = [one for one in kept if text[one.start : one.end].casefold() not in self._allowed]
         return tuple(trimmed for one in resolve(kept) if (trimmed := _trim(one, text)) is not None)
 
+    def _respelled(self, text: str, check: Check) -> list[Finding]:
+        """What is in `text` to a reader, who sees through other spellings."""
+        found: list[Finding] = []
+        for view in views(text):
+            for detector in self._detectors if view.names else self._formed:
+                for one in detector.scan(view.text, check):
+                    if one.kind not in self._kinds or one.score < view.least or (one.kind in _NAMES and not view.names):
+                        continue
+                    _confine(one, view.text)
+                    if view.text[one.start : one.end].casefold() in self._allowed:
+                        continue
+                    start, end = view.span(one.start, one.end)
+                    found.append(one._replace(start=start, end=end))
+                check()
+        return found
+
     def is_long(self, texts: Sequence[str]) -> bool:
         """Whether scanning these takes so long that the event loop should not wait for it."""
         return bool(texts) and sum(map(len, texts)) + _EACH * len(texts) > self._inline
+
+
+def _confine(finding: Finding, text: str) -> None:
+    if not 0 <= finding.start < finding.end <= len(text):
+        raise ValueError(f"a detector of {finding.kind} found something that is not in the text")
 
 
 def _trim(finding: Finding, text: str) -> Finding | None:
