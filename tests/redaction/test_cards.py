@@ -93,11 +93,21 @@ def test_parts_of_words_and_fractions_are_no_cards():
 
 
 def test_fillers_are_no_cards():
-    """Sixteen zeros have a right check digit too."""
+    """Rows of one digit, though sixteen zeros have a right check digit too; two digits are enough."""
     assert luhn("0" * 16)
-    assert luhn("4" * 16) is is_card("4" * 16) is False
-    assert is_card("4111" * 4) is False
-    assert is_card("4" + "1" * 15)
+    assert not any(is_card(digit * 16) for digit in "0123456789")
+    assert not is_card("4111" * 4)
+    for number in ("4111 " + "1111 " * 2 + "1111", "5555 " * 3 + "4444", "4242" * 4):
+        assert [number] == found(f"try {number}, it works")
+
+
+def test_a_long_row_of_single_digits():
+    """Is looked at once per digit and number, whatever stands in it."""
+    number = card("4", 16)
+    spaced = " ".join(number)
+
+    assert [] == found("1 " * 50_000)
+    assert [spaced] == found(f"pan: {spaced}")
 
 
 @given(st.lists(st.text(alphabet="0123456789", min_size=1, max_size=8), max_size=30))

@@ -2,6 +2,9 @@
 
 The engine is given the same recognizers and no model: its words are our tokens. Kinds without a rule below have to be
 equal in span and score; for the others every difference has to be explained by its rule.
+
+Presidio's engine takes its time: a sample is compared. With EQUALITY_FULL=1 in the environment it is the whole
+development sets, and ten times as many texts thrown together.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ from extproc.text import Finding
 
 SETS = Path(os.environ.get("REDACTION_DIR", "../shared/redaction"))
 KINDS = DEFAULT_KINDS | {"URL", "DATE_TIME", "UUID"}
-REGIONS = ("US", "GB")
+REGIONS = ("US", "GB", "DE", "FR")
+FULL = os.environ.get("EQUALITY_FULL") == "1"
+BEFORE_ADDRESS = re.compile(r"(?:[/?=&|]|%[0-9A-F]{2})\W*\Z", re.IGNORECASE)
+PRINTED = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (16,), (15,), (14,)}
 QUAD = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 
 Result = tuple[str, int, int, float]
@@ -89,14 +95,34 @@ def detector() -> PatternDetector:
 
 
 def card_rule(text: str, missed: Result | None, more: Finding | None, ours: list[Finding]) -> bool:
-    """A network's prefix and length and a right check digit make a card; parts of words and fillers do not."""
+    """A network's prefix and length and a right check digit make a card.
+
+    Not so parts of words, fillers, and of a longer row of digits what no network prints in these groups.
+    """
     if more is not None:
         return is_card(re.sub("[ -]", "", text[more.start : more.end]))
     assert missed is not None
     _, start, end, _ = missed
     part = text[start - 1 : start] == "." or re.match(r"\.\d", text[end : end + 2]) is not None
     digits = re.sub("[ -]", "", text[start:end])
-    return part or not is_issued(digits) or len(set(digits)) == 1 or covered(missed, ours)
+    row = re.match(r"\d[ -]", text[max(0, start - 2) : start]) or re.match(r"[ -]\d", text[end : end + 2])
+    unprinted = row is not None and tuple(map(len, re.split("[ -]", text[start:end]))) not in PRINTED
+    return part or unprinted or not is_issued(digits) or len(set(digits)) == 1 or covered(missed, ours)
+
+
+def email_rule(text: str, missed: Result | None, more: Finding | None, ours: list[Finding]) -> bool:
+    """A path or query before an address is no part of it, and an encoded @ is one."""
+    if missed is not None:
+        _, start, end, _ = missed
+        return any(
+            one.kind == missed[0]
+            and start < one.start
+            and one.end == end
+            and BEFORE_ADDRESS.search(text[start : one.start])
+            for one in ours
+        )
+    assert more is not None
+    return BEFORE_ADDRESS.search(text[: more.start]) is not None or "40" in text[more.start : more.end]
 
 
 def iban_rule(text: str, missed: Result | None, more: Finding | None, ours: list[Finding]) -> bool:
@@ -126,7 +152,13 @@ def nhs_rule(text: str, missed: Result | None, more: Finding | None, ours: list[
     return missed is not None and covered(("PHONE_NUMBER", *missed[1:]), ours)
 
 
-RULES = {"CREDIT_CARD": card_rule, "IBAN_CODE": iban_rule, "PHONE_NUMBER": phone_rule, "UK_NHS": nhs_rule}
+RULES = {
+    "EMAIL_ADDRESS": email_rule,
+    "CREDIT_CARD": card_rule,
+    "IBAN_CODE": iban_rule,
+    "PHONE_NUMBER": phone_rule,
+    "UK_NHS": nhs_rule,
+}
 
 
 def covered(result: Result, ours: list[Finding]) -> bool:
@@ -170,13 +202,15 @@ def set_of(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["synth_dataset_v2.json", "chat_dev.jsonl"])
 def test_development_sets(engine, detector, name):
-    """A sample of each, and some with characters changed."""
+    """Texts of each, and some with characters changed."""
     rng = random.Random(name)
-    texts = rng.sample(set_of(name), 500)
+    texts = set_of(name)
+    if not FULL:
+        texts = rng.sample(texts, 300)
     counts = compare(texts, engine, detector)
-    compare([mutated(text, rng) for text in texts[:250]], engine, detector)
+    compare([mutated(text, rng) for text in texts[: len(texts) // 2]], engine, detector)
 
-    assert counts["EMAIL_ADDRESS"] + counts["CREDIT_CARD"] > 20
+    assert counts["EMAIL_ADDRESS"] + counts["CREDIT_CARD"] > 12
 
 
 def mutated(text: str, rng: random.Random) -> str:
@@ -219,6 +253,9 @@ def atoms(rng: random.Random) -> list[Callable[[], str]]:
         lambda: (
             f"{rng.choice('abcd_-.+')}{hexes(3)}@{rng.choice(['ex', 'a-b', 'a--b', 'x_y'])}.{rng.choice(['com', 'co.uk', 'io', 'c'])}"
         ),
+        lambda: rng.choice(
+            ["/p?to=ann@ex.com", "a=b%40ex.io&", "u|ann@ex.co.uk", "list-ann=ex.com@lists.ex.org", "x%2Fann@ex.de/c"]
+        ),
         lambda: ".".join(str(rng.randint(0, 300)) for _ in range(rng.randint(3, 5))),
         lambda: ":".join(hexes(rng.randint(1, 4)) for _ in range(rng.randint(2, 8))),
         lambda: f"{hexes(3)}::{hexes(2)}%eth0/64",
@@ -250,7 +287,8 @@ def test_identifiers_side_by_side(engine, detector, seed):
     makers = atoms(rng)
     separators = [" ", " ", " ", "", "-", ", ", ":", "\n", "/", ".", "@", "_", '"', "\u00a0"]
     texts = [
-        "".join(rng.choice(makers)() + rng.choice(separators) for _ in range(rng.randint(1, 14))) for _ in range(500)
+        "".join(rng.choice(makers)() + rng.choice(separators) for _ in range(rng.randint(1, 14)))
+        for _ in range(3000 if FULL else 300)
     ]
     counts = compare(texts, engine, detector)
 

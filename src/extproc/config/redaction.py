@@ -246,7 +246,7 @@ class Profile(Section):
     )
     spacy: SpacyModel | None = Field(default=None, description="The model for `names: spacy`.")
     phone_regions: tuple[Region, ...] = Field(
-        default=("US", "GB"),
+        default=("US", "GB", "DE", "FR"),
         max_length=50,
         description="Countries whose national phone numbers are found; international ones (+44 …) always are. Each costs time.",
     )

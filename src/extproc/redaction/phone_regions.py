@@ -30,6 +30,9 @@ from extproc.redaction.finders import Range
 
 PLUS: Final = "+\uff0b"
 GROUP: Final = re.compile(r"\d+")
+_BETWEEN: Final = r"xX\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e-"
+CLUSTER: Final = re.compile(rf"\d(?:[{_BETWEEN}]{{0,4}}\d){{4,}}")
+"""Digits that stand as close as those of a number do, by phonenumbers, and are enough for one."""
 
 _KINDS: Final = (
     "fixed_line", "mobile", "toll_free", "premium_rate", "shared_cost", "personal_number", "voip", "pager", "uan",
@@ -68,7 +71,7 @@ class Region:
         national = _national(prefix, numbers, main)
         self.told: Final = national if plain and not self._rewrites else _NOTHING
         self.national: Final = (
-            f"{national}|{code}(?:{prefix})?(?:{prefix})?{numbers}" if plain else rf"\d{{0,4}}{numbers}"
+            f"{national}|{code}(?:{prefix})?(?:{prefix})?{numbers}" if plain else rf"\d*{numbers}"
         )
         self.abroad: Final = f"(?:{own.international_prefix})[1-9].*" if own.international_prefix else ""
         self._possible: Final = re.compile(self.pattern)
@@ -174,8 +177,9 @@ class Numbers:
 
     def _due(self, stretch: str) -> list[Region]:
         """The regions whose numbers may be in a stretch; one at least where a country code may be."""
-        joined = _joined([in_ascii(group) for group in GROUP.findall(stretch)])
-        candidates = [digits for digits in set(joined) if self.may_be(digits)]
+        rows = CLUSTER.findall(stretch)
+        joined = {digits for row in rows for digits in _joined([in_ascii(group) for group in GROUP.findall(row)])}
+        candidates = [digits for digits in joined if self.may_be(digits)]
         due = [region for region in self.regions if any(map(region.possible, candidates))]
         if not due and any(plus in stretch for plus in PLUS):
             due = list(self.regions[:1])

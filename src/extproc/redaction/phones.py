@@ -13,18 +13,16 @@ from typing import Final, NamedTuple
 
 from extproc.redaction.context import Context
 from extproc.redaction.finders import Gate, Range, Raw, distinct
-from extproc.redaction.phone_regions import GROUP, PLUS, Numbers, contains, in_ascii
+from extproc.redaction.phone_regions import CLUSTER, GROUP, PLUS, Numbers, contains, in_ascii
 from extproc.text import Check
 
 KIND: Final = "PHONE_NUMBER"
 
 _LEAD: Final = "+\uff0b([\uff08\uff3b"  # what a number may begin with
-# What may stand between the digits of a number, as in phonenumbers; and the same as gates see it (see `folding`).
-_BETWEEN: Final = r"x\u2010-\u2015\u2212\u30fc\uff0d-\uff0f \u00a0\u00ad\u200b\u2060\u3000()\uff08\uff09\uff3b\uff3d.\[\]/~\u2053\u223c\uff5e-"
+# What may stand between the digits of a number (see `CLUSTER`), as gates see it (see `folding`).
 _FOLDED: Final = r"xX ()\[\]./~_\x01\x0b-"
 _GATE: Final = rf"\d(?:[{_FOLDED}]{{0,4}}\d){{4}}"
 _PLUS_GATE: Final = rf"\+[{_FOLDED}]{{0,4}}{_GATE}"
-_CLUSTER: Final = re.compile(rf"\d(?:[{_BETWEEN}]{{0,4}}\d){{4,}}")
 _AHEAD: Final = 21  # characters from the first digit of a cluster to the end of its fifth, at most
 _LISTED: Final = re.compile(r"(?<=\d{9})\s+(?=[+(]?\d{9})")  # numbers in a row, each in one piece
 _EXTENSION: Final = re.compile(
@@ -36,7 +34,7 @@ _BEHIND: Final = 40  # characters behind one: an extension
 _QUAD: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})")
 _FRACTION: Final = re.compile(r"\d\.\d+")
-_BELOW_ONE: Final = re.compile(r"0\.\d++(?=[,\n)\]}]| ?\Z)")  # in a list of them, or at the end
+_BELOW_ONE: Final = re.compile(r"[(\[]*0\.\d++(?=[,\n)\]}]| ?\Z)")  # in a list of them, or at the end
 _TIME: Final = 3  # characters behind a date that make a time stamp of it
 _ROW: Final = 40  # digits from which on a cluster is a table rather than a number
 _AROUND: Final = 200  # characters in which the words stand that announce a number
@@ -143,7 +141,9 @@ def _digits(value: str) -> int:
 
 
 def _is_fraction(text: str, start: int, end: int) -> bool:
-    """Whether digits are what follows a decimal point, or a number below one."""
+    """Whether digits are what follows a decimal point, or a number below one; also in brackets."""
+    while text[start] in "([":
+        start += 1
     return (start > 1 and _FRACTION.fullmatch(text, start - 2, end) is not None) or (
         text[start] == "0" and _FRACTION.fullmatch(text, start, end) is not None
     )
@@ -161,14 +161,14 @@ def _clusters(text: str, hits: Mapping[int, Sequence[int] | None]) -> tuple[str,
 
 def _rows_of_digits(text: str, ends: Sequence[int] | None) -> Iterator[Range]:
     if ends is None:
-        for cluster in _CLUSTER.finditer(text):
+        for cluster in CLUSTER.finditer(text):
             yield _with_lead(text, *cluster.span())
         return
     done = 0
     for end in ends:
         while done < end:  # other digits may stand before those that the gate saw
-            begun = _CLUSTER.search(text, max(done, end - _AHEAD), end)
-            found = _CLUSTER.match(text, begun.start()) if begun is not None else None
+            begun = CLUSTER.search(text, max(done, end - _AHEAD), end)
+            found = CLUSTER.match(text, begun.start()) if begun is not None else None
             if found is None:  # what the gate takes for a cluster may be none
                 break
             done = found.end()

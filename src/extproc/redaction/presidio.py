@@ -212,7 +212,10 @@ class EmailFinder(PresidioFinder):
             expression, score, _ = self._patterns[number]
             for start, end in self._spans(expression, text):
                 own = self._start(text, start, text.rindex("@", start, end), end)
-                found.append((own, end, self._judge(text[own:end], score)))
+                judged = self._judge(text[own:end], score)
+                if own > start and not judged:  # Presidio's word, which is about the host of a link
+                    judged = self._judge(text[start:end], score)
+                found.append((own, end, judged))
             check()
         return distinct(found)
 
