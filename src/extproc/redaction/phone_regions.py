@@ -70,9 +70,7 @@ class Region:
         )
         national = _national(prefix, numbers, main)
         self.told: Final = national if plain and not self._rewrites else _NOTHING
-        self.national: Final = (
-            f"{national}|{code}(?:{prefix})?(?:{prefix})?{numbers}" if plain else rf"\d*{numbers}"
-        )
+        self.national: Final = f"{national}|{code}(?:{prefix})?(?:{prefix})?{numbers}" if plain else rf"\d*{numbers}"
         self.abroad: Final = f"(?:{own.international_prefix})[1-9].*" if own.international_prefix else ""
         self._possible: Final = re.compile(self.pattern)
 
