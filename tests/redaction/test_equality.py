@@ -4,7 +4,7 @@ The engine is given the same recognizers and no model: its words are our tokens.
 equal in span and score; for the others every difference has to be explained by its rule.
 
 Presidio's engine takes its time: a sample is compared. With EQUALITY_FULL=1 in the environment it is the whole
-development sets, and ten times as many texts thrown together.
+development sets, and many more texts thrown together.
 """
 
 from __future__ import annotations
@@ -206,11 +206,11 @@ def test_development_sets(engine, detector, name):
     rng = random.Random(name)
     texts = set_of(name)
     if not FULL:
-        texts = rng.sample(texts, 300)
+        texts = rng.sample(texts, 200)
     counts = compare(texts, engine, detector)
     compare([mutated(text, rng) for text in texts[: len(texts) // 2]], engine, detector)
 
-    assert counts["EMAIL_ADDRESS"] + counts["CREDIT_CARD"] > 12
+    assert counts["EMAIL_ADDRESS"] + counts["CREDIT_CARD"] > 8
 
 
 def mutated(text: str, rng: random.Random) -> str:
@@ -288,7 +288,7 @@ def test_identifiers_side_by_side(engine, detector, seed):
     separators = [" ", " ", " ", "", "-", ", ", ":", "\n", "/", ".", "@", "_", '"', "\u00a0"]
     texts = [
         "".join(rng.choice(makers)() + rng.choice(separators) for _ in range(rng.randint(1, 14)))
-        for _ in range(3000 if FULL else 300)
+        for _ in range(3000 if FULL else 200)
     ]
     counts = compare(texts, engine, detector)
 
