@@ -24,14 +24,14 @@ MANY_ARGUMENTS = {
     ("errors.py", "__init__"): "a refusal has one value each for the wire, the caller and the operator",
     ("adapters/metrics.py", "__init__"): "one argument a metric family",
 }
-PURE = ("exchange", "policies", "dialects", "redaction", "pricing", "config")
+PURE = ("exchange", "policies", "dialects", "redaction", "pricing", "config", "limits")
 FORBIDDEN = {"asyncio", "socket", "time", "random", "logging", "os", "grpc", "google"}
 # rooms of the core from top to bottom; what stands on one line does not import its neighbours
 LAYERS = (
     ("policies",),
     ("exchange", "redaction", "pricing", "config"),
     ("dialects",),
-    ("text",),
+    ("text", "limits"),
     ("errors", "usage"),
 )
 # modules without a test module of their own name, and where their tests are

@@ -33,6 +33,10 @@ class ErrorCode(StrEnum):
     POLICY_CONTENT_BLOCKED = "policy_content_blocked"  # the request, or the answer, holds what must not pass
     POLICY_STORED_HISTORY = "policy_stored_history"  # leans on stored history, which cannot be inspected
     POLICY_ATTACHMENT_NOT_ALLOWED = "policy_attachment_not_allowed"
+    POLICY_RATE_LIMITED = "policy_rate_limited"  # a limit that lets calls through again by itself: requests, tokens
+    POLICY_CONCURRENCY_LIMITED = "policy_concurrency_limited"  # too many calls in flight
+    POLICY_BUDGET_EXCEEDED = "policy_budget_exceeded"  # a limit on money
+    POLICY_PRICE_UNKNOWN = "policy_price_unknown"  # a budget applies, and nobody knows what this model costs
     PROVIDER_TIMEOUT = "provider_timeout"
     PROVIDER_UNREACHABLE = "provider_unreachable"
     PROVIDER_OVERLOADED = "provider_overloaded"
@@ -40,6 +44,7 @@ class ErrorCode(StrEnum):
     PROVIDER_RESPONSE_TOO_LARGE = "provider_response_too_large"
     GATEWAY_ERROR = "gateway_error"
     GATEWAY_INSPECTION_FAILED = "gateway_inspection_failed"  # the content could not be inspected, so it did not pass
+    GATEWAY_LIMITS_UNAVAILABLE = "gateway_limits_unavailable"  # the store of limits is away, and one of them says deny
     GATEWAY_UNAVAILABLE = "gateway_unavailable"
 
 
@@ -49,7 +54,8 @@ class Rejection(Exception):
     `status` is the HTTP status the vendor itself would use in the like case, so that its SDK retries (or does not) as
     it should. `message` is shown to the caller: it never holds a header value, a body value or an exception's text.
     `param` is the JSON path of the offending field (`messages[0].content`), where there is one. `retry_after` is in
-    seconds. `detail` is for the operator's record only (Envoy's response code details).
+    seconds. `detail` is for the operator's record only (Envoy's response code details). `headers` go out with the
+    answer beside the vendor's own (rate-limit headers), where it is still possible.
     """
 
     def __init__(  # noqa: PLR0913  one value each for the wire, the caller and the operator
@@ -61,6 +67,7 @@ class Rejection(Exception):
         param: str | None = None,
         retry_after: int | None = None,
         detail: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(f"{code}: {message}")
         self.status: Final = status
@@ -69,6 +76,7 @@ class Rejection(Exception):
         self.param: Final = param
         self.retry_after: Final = retry_after
         self.detail: Final = detail
+        self.headers: Final = headers
 
 
 class ProtocolError(Exception):
@@ -81,6 +89,14 @@ class EffectError(Exception):
 
 class BudgetExceededError(EffectError):
     """A scan took longer than its time budget."""
+
+
+class LimitsAwayError(EffectError):
+    """The store of limits cannot be asked, and the limit `rule` says that no call may pass then."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"the store of limits is away, and {rule} says deny")
+        self.rule: Final = rule
 
 
 class ConfigError(Exception):

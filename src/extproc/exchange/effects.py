@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from extproc.limits.counters import Charge
 from extproc.text import Check, Finding, Findings, never
 
 
@@ -88,6 +89,40 @@ class FoundEntities(msgspec.Struct, frozen=True):
     scanned: int = 0  # texts that were not
 
 
-Effect = FindKey | CountTokens | FindEntities
+class Reserve(msgspec.Struct, frozen=True):
+    """Hold these amounts, all or none -> `limits.counters.Reserved`.
+
+    `id` is the policy's handle for `Extend` and `Settle`, unique within the exchange's worker. Throws
+    `LimitsAwayError` where the store is away and a limit says `deny`: nothing is held then.
+    """
+
+    id: str
+    organisation: str
+    charges: tuple[Charge, ...]
+
+
+class Extend(msgspec.Struct, frozen=True):
+    """Hold more: `amounts` are the new totals, parallel to the reservation's charges -> `limits.counters.Extended`.
+
+    Never waits: an extension that is under way is answered by what is held so far, and by its outcome the next time.
+    """
+
+    id: str
+    amounts: tuple[int, ...]
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """The call is over: what was really used, parallel to the reservation's charges; all zero releases it -> None.
+
+    Never waits and never fails: what cannot be told to the store now is told later, once. `extra`: what nobody had
+    reserved, on other counters (another provider of the chain answered).
+    """
+
+    id: str
+    amounts: tuple[int, ...]
+    extra: tuple[Charge, ...] = ()
+
+
+Effect = FindKey | CountTokens | FindEntities | Reserve | Extend | Settle
 Steps = Generator[Effect, object, None]
 """What a hook that needs effects returns; a hook that needs none returns None."""
