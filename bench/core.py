@@ -32,7 +32,7 @@ from extproc.adapters.metrics import MetricsSink, share_values
 from extproc.adapters.records import RecordLog
 from extproc.adapters.tokens import Tokenizers
 from extproc.config import load
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from extproc.runtime import build
 
 CONFIG = b"""

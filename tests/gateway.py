@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from extproc.config import load
 from extproc.exchange.effects import Caller
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from extproc.runtime import Runtime, build
 from playbook import Playbook
 

@@ -16,8 +16,9 @@ from extproc.exchange.events import (
 )
 from extproc.exchange.facts import Origin
 from extproc.exchange.headers import Headers
-from extproc.exchange.machine import Exchange, Modes, Setup
+from extproc.exchange.machine import Exchange
 from extproc.exchange.record import Ended, Record
+from extproc.exchange.setup import Modes, Setup
 
 Answers = Mapping[type[Effect], Callable[[Any], object]]
 

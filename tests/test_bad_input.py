@@ -10,7 +10,7 @@ from bad_input_rows import ROWS, Row, credentials
 from extproc.exchange.actions import Action, Answer, BodyMode, ContinueBody, ContinueHeaders, StreamBody
 from extproc.exchange.effects import Caller, FindKey, FoundKey
 from extproc.exchange.events import RequestBody, RequestHeaders
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from gateway import play
 from playbook import Playbook
 from talk import headers

@@ -14,8 +14,8 @@ import msgspec
 
 from extproc.config.model import AccessRule, Config
 from extproc.dialects.dialect import ReadLimits
-from extproc.exchange.machine import Setup
 from extproc.exchange.policy import Hooks, Policy
+from extproc.exchange.setup import Setup
 from extproc.policies.alias import Aliases, AliasPolicy, Route, make_route
 from extproc.policies.authenticate import AuthenticatePolicy
 from extproc.policies.authorize import AuthorizePolicy

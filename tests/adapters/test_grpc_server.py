@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from adapters.envoyish import Gateway, Stream, answer, begin, body, piece, serving
 from extproc.adapters._pb import extproc_pb2 as pb
 from extproc.exchange.facts import Outcome, UsageSource
-from extproc.exchange.machine import Setup
 from extproc.exchange.policy import Hooks, Policy
+from extproc.exchange.setup import Setup
 from extproc.runtime import ORDER, Runtime
 from gateway import runtime
 from talk import CHAT, CHAT_ANSWER, CHAT_STREAM, chat_chunks

@@ -21,9 +21,9 @@ from extproc.exchange.draft import Draft
 from extproc.exchange.effects import FindEntities, FoundEntities, Steps
 from extproc.exchange.events import RequestBody, RequestHeaders
 from extproc.exchange.facts import Facts, Outcome, UsageSource
-from extproc.exchange.machine import Modes, Setup
 from extproc.exchange.policy import Hooks, Policy
 from extproc.exchange.record import Record
+from extproc.exchange.setup import Modes, Setup
 from extproc.text import Check, Finding, never
 from gateway import CONFIG, runtime
 from talk import CHAT, headers

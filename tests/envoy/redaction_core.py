@@ -10,7 +10,7 @@ from typing import Any
 
 from extproc.config import load
 from extproc.exchange.effects import FindEntities, FoundEntities
-from extproc.exchange.machine import Setup
+from extproc.exchange.setup import Setup
 from extproc.policies.profiles import Scanners
 from extproc.runtime import Detection, build
 from extproc.text import Check, Finding, never

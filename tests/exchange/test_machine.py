@@ -28,8 +28,8 @@ from extproc.exchange.events import (
     ResponseTrailers,
 )
 from extproc.exchange.facts import Outcome
-from extproc.exchange.machine import Modes, Setup
 from extproc.exchange.policy import Hooks, Policy
+from extproc.exchange.setup import Modes, Setup
 from playbook import Playbook, headers
 
 DUPLEX = Modes(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)

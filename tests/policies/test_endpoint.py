@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from extproc.exchange.actions import BodyMode, ContinueBody, ContinueHeaders, Reset, StreamBody
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from extproc.policies.endpoint import plain, without_keys
 from gateway import play
 from talk import CHAT, KEY, NARROW, begin, call, claude, forwarded, refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from extproc.exchange.actions import BodyMode, ContinueBody, Reset, StreamBody
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from gateway import play
 from talk import CHAT, CHAT_STREAM, KEY, MESSAGES_STREAM, call, chat_chunks, claude, claude_stream, forwarded, sent_on
 

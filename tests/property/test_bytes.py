@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.exchange.actions import BodyMode, ContinueBody, StreamBody
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from gateway import play
 from talk import CHAT_ANSWER, call, chat_chunks, forwarded, sent_on
 

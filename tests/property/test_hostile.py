@@ -18,7 +18,7 @@ from extproc.exchange.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 from gateway import play
 from talk import CHAT, CHAT_ANSWER, CHAT_STREAM, KEY, MESSAGES, PROXY, answered, call, chat_chunks, headers, refused
 

@@ -17,7 +17,7 @@ from extproc.adapters.host import Conversation, Host
 from extproc.errors import ProtocolError
 from extproc.exchange.actions import Action, Reset
 from extproc.exchange.events import Event
-from extproc.exchange.machine import Modes
+from extproc.exchange.setup import Modes
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 # a message is a body plus its frame and the attributes

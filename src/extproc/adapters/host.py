@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
@@ -20,8 +21,9 @@ from extproc.exchange.actions import Action
 from extproc.exchange.effects import CountTokens, Effect, FindEntities, FindKey, FoundEntities
 from extproc.exchange.events import Event
 from extproc.exchange.facts import Origin
-from extproc.exchange.machine import Exchange, Modes
+from extproc.exchange.machine import Exchange
 from extproc.exchange.record import Ended, Record, make_record
+from extproc.exchange.setup import Modes
 from extproc.runtime import Runtime
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ class Host:
         self._scans = scans
         self._sinks = sinks
         self._numbers = itertools.count(1)
-        self._prefix = f"{time.time_ns():x}"
+        self._prefix = f"{time.time_ns():x}{secrets.token_hex(3)}"  # workers of two machines may start in one moment
         self._searches: set[asyncio.Future[FoundEntities]] = set()
         self._settling: set[asyncio.Future[Record]] = set()
         self._records: list[Record] = []
@@ -75,8 +77,9 @@ class Host:
 
     def begin(self, modes: Modes, at: float) -> Conversation:
         """A conversation for one ext_proc stream."""
-        exchange = Exchange(self.current.setup, Origin(at, time.time()), modes)
-        return Conversation(self, exchange, f"{self._prefix}-{next(self._numbers):x}")
+        identity = f"{self._prefix}-{next(self._numbers):x}"
+        exchange = Exchange(self.current.setup, Origin(at, time.time(), id=identity), modes)
+        return Conversation(self, exchange, identity)
 
     def enter(self) -> None:
         """An exchange has begun."""

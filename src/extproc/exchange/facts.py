@@ -15,6 +15,7 @@ import msgspec
 from extproc.dialects.dialect import Dialect, RequestView, ResponseReader
 from extproc.errors import Rejection
 from extproc.exchange.effects import Caller
+from extproc.limits.counters import Charge, Standing
 from extproc.usage import Usage
 
 Octets: TypeAlias = bytes
@@ -74,6 +75,7 @@ class Origin:
     wall: float  # UNIX seconds
     source: str = ""  # the caller's address, as Envoy saw it
     entry: str = ""  # the filter chain that the call came in by
+    id: str = ""  # server-made, unique over all workers
 
 
 @dataclass(slots=True)
@@ -87,8 +89,9 @@ class Response:
     first_byte_at: float | None = None  # first body byte: the time to first token of a stream
     bytes: int = 0
     reader: ResponseReader | None = None  # meter
-    unsent: Octets = b""  # redact: what may go on before a refusal that ends a stream
+    unsent: Octets = b""  # redact, quota: what may go on before a refusal that ends a stream
     stream: bool = False  # meter: the answer came as a stream of events
+    timeout_class: str = ""  # timeouts: how long it may take
 
 
 @dataclass(slots=True)
@@ -111,6 +114,21 @@ class Redaction:
 
 
 @dataclass(slots=True)
+class Quota:
+    """What was reserved for one exchange, and what was charged in the end."""
+
+    charges: tuple[Charge, ...]
+    estimated_input: int | None = None  # tokens; None where the call has none to count
+    held: bool = False  # the store, or this replica in its place, holds the charges
+    standings: tuple[Standing, ...] = ()
+    settled: tuple[int, ...] = ()  # parallel to `charges`
+    refused_by: str = ""  # name of the limit
+    over: tuple[str, ...] = ()  # names of the soft limits that are exceeded
+    local: bool = False  # the store was away
+    stopped: bool = False  # a stream was ended because no more could be held
+
+
+@dataclass(slots=True)
 class Facts:
     """The shared facts. 15 fields at most."""
 
@@ -121,12 +139,12 @@ class Facts:
     request: RequestView | None = None  # machine, from the dialect
     request_bytes: int = 0  # machine
     target: Target | None = None  # alias
-    timeout_class: str = ""  # timeouts
     response: Response = field(default_factory=Response)  # machine, meter
     usage: Usage | None = None  # meter
     usage_source: UsageSource = UsageSource.NONE  # meter
     cost: Cost | None = None  # price
     redaction: Redaction | None = None  # redact
+    quota: Quota | None = None  # quota
     rejection: Rejection | None = None  # machine
     outcome: Outcome = Outcome.CUT_SHORT  # machine; until the end is seen, it was cut short
 

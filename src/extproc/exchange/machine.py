@@ -13,7 +13,7 @@ Response: whatever a policy asks for at the response headers, by mode override.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -46,8 +46,8 @@ from extproc.exchange.events import (
 from extproc.exchange.facts import Facts, Origin, Outcome
 from extproc.exchange.local_replies import local_reply
 from extproc.exchange.phases import Phases, Step
-from extproc.exchange.policy import Hooks, Policy
 from extproc.exchange.record import Ended, Record, final_metadata, make_record, request_metadata
+from extproc.exchange.setup import Modes, Setup
 
 Reply: TypeAlias = Generator[Effect, object, tuple[Action, ...]]
 
@@ -57,21 +57,6 @@ _ROUTED: Final = "x-llmi-routed"  # internal prefix: the inner hop removes it
 _GO_REQUEST_HEADERS: Final = (ContinueHeaders(request=True),)
 _GO_REQUEST_BODY: Final = (ContinueBody(request=True),)
 _GO_RESPONSE_BODY: Final = (ContinueBody(request=False),)
-
-
-class Setup(msgspec.Struct, frozen=True):
-    """What every exchange of one configuration shares. `max_request`: bytes of a request body that is read."""
-
-    factories: tuple[Callable[[], Policy], ...]
-    hooks: Hooks
-    max_request: int
-
-
-class Modes(msgspec.Struct, frozen=True):
-    """The body modes that Envoy announced in the first message's `protocol_config`."""
-
-    request: BodyMode = BodyMode.BUFFERED
-    response: BodyMode = BodyMode.NONE
 
 
 class Exchange:
@@ -128,10 +113,10 @@ class Exchange:
             if isinstance(event, ResponseHeaders):
                 return (yield from self._response_headers(event))
             if isinstance(event, ResponseBody):
-                return self._response_body(event)
+                return (yield from self._response_body(event))
             if isinstance(event, RequestTrailers):
                 return (yield from self._request_trailers(event))
-            return self._response_trailers(event)
+            return (yield from self._response_trailers(event))
         except Rejection as rejection:
             return self._refuse(rejection)
 
@@ -267,7 +252,7 @@ class Exchange:
         change, metadata = draft.change(), self._take_metadata()
         return (ContinueHeaders(request=False, change=change, body_mode=override, metadata=metadata),)
 
-    def _response_body(self, event: ResponseBody) -> tuple[Action, ...]:
+    def _response_body(self, event: ResponseBody) -> Reply:
         facts, draft, data = self.facts, self._response_draft, event.data
         response = facts.response
         if self._response_mode is BodyMode.BUFFERED and not event.end:
@@ -275,11 +260,7 @@ class Exchange:
         if data and response.first_byte_at is None:
             response.first_byte_at = event.at
         response.bytes += len(data)
-        piece = event
-        for index in self._setup.hooks.response_body:
-            edited = self._policies[index].response_body(facts, piece, draft)
-            if edited is not None and edited is not piece.data:
-                piece = ResponseBody(event.at, edited, event.end)
+        piece = yield from self._through(event)
         reader = response.reader
         if event.end or (reader is not None and reader.finished):
             self._complete()
@@ -296,8 +277,21 @@ class Exchange:
             change = draft.change()
         return (ContinueBody(request=False, data=piece.data, change=change, metadata=metadata),)
 
-    def _response_trailers(self, event: ResponseTrailers) -> tuple[Action, ...]:
-        tail = self._response_body(ResponseBody(event.at, b"", end=True))
+    def _through(self, event: ResponseBody) -> Generator[Effect, object, ResponseBody]:
+        """A piece of the body through every policy; `event` itself where none edited it."""
+        facts, draft, piece = self.facts, self._response_draft, event
+        for index in self._setup.hooks.response_body:
+            edited = self._policies[index].response_body(facts, piece, draft)
+            if edited is not None and edited is not piece.data:
+                piece = ResponseBody(event.at, edited, event.end)
+        for index in self._setup.hooks.response_progress:
+            steps = self._policies[index].response_progress(facts, piece)
+            if steps is not None:
+                yield from steps
+        return piece
+
+    def _response_trailers(self, event: ResponseTrailers) -> Reply:
+        tail = yield from self._response_body(ResponseBody(event.at, b"", end=True))
         if self._modes.response is BodyMode.FULL_DUPLEX_STREAMED:
             first = cast("StreamBody", tail[0])
             rest = (StreamBody(request=False, data=first.data, end=False),) if first.data else ()
@@ -345,7 +339,7 @@ class Exchange:
         api = facts.endpoint.api if facts.endpoint is not None else ""
         shaped = registry.error(api, rejection)
         facts.response.status = shaped.status
-        headers = (*shaped.headers, (ERROR_HEADER, rejection.code.value))
+        headers = (*shaped.headers, *rejection.headers, (ERROR_HEADER, rejection.code.value))
         return (Answer(shaped.status, headers, shaped.body, rejection.code.value, metadata),)
 
     def _refuse_late(self, rejection: Rejection, metadata: Metadata) -> tuple[Action, ...]:

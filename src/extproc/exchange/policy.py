@@ -1,4 +1,4 @@
-"""A policy: one behaviour of the gateway, in up to five hooks."""
+"""A policy: one behaviour of the gateway, in up to six hooks."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ class Policy:
     def response_body(self, facts: Facts, event: ResponseBody, draft: Draft) -> bytes | None:
         """(A piece of) the response body; returns what goes on instead, or None to leave it."""
 
+    def response_progress(self, facts: Facts, event: ResponseBody) -> Steps | None:
+        """A piece of the response body has passed all policies; `event.data` is what goes on. May yield effects."""
+
     def finish(self, facts: Facts) -> Steps | None:
         """The exchange is over."""
 
@@ -40,7 +43,7 @@ class Policy:
 class Hooks:
     """The hooks of a policy tuple that do anything, in the order they run. Computed once per policy tuple."""
 
-    __slots__ = ("finish", "request_body", "request_headers", "response_body", "response_headers")
+    __slots__ = ("finish", "request_body", "request_headers", "response_body", "response_headers", "response_progress")
 
     def __init__(self, kinds: Sequence[type[Policy]]) -> None:
         """Remember, per hook, the indexes of the policies that override it."""
@@ -50,4 +53,5 @@ class Hooks:
         self.request_body = [i for i, kind in forward if kind.request_body is not Policy.request_body]
         self.response_headers = [i for i, kind in backward if kind.response_headers is not Policy.response_headers]
         self.response_body = [i for i, kind in backward if kind.response_body is not Policy.response_body]
+        self.response_progress = [i for i, kind in backward if kind.response_progress is not Policy.response_progress]
         self.finish = [i for i, kind in backward if kind.finish is not Policy.finish]

@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 
 from extproc.exchange.actions import Fixed
-from extproc.exchange.facts import Cost, Facts, Outcome, Redaction, UsageSource
+from extproc.exchange.facts import Cost, Facts, Outcome, Quota, Redaction, UsageSource
 from extproc.usage import Usage
 
 
@@ -24,6 +24,28 @@ class RedactionSummary(msgspec.Struct, frozen=True):
     restored: int = 0  # placeholders of the answer that became their originals again
     failed: str = ""  # `budget` | `error`: not inspected
     blocked: tuple[str, ...] = ()  # kinds for which the call was refused
+
+
+class QuotaLine(msgspec.Struct, frozen=True):
+    """One limit that the call was counted under. Amounts in the unit of `kind` (money: billionths of a US dollar)."""
+
+    rule: str
+    scope: str  # the dimensions, joined by `/`: `team`, `app/model`
+    kind: str
+    window: str
+    reserved: int
+    settled: int
+
+
+class QuotaSummary(msgspec.Struct, frozen=True):
+    """What limits did with the call. `estimated_input`: tokens, before the provider said how many there were."""
+
+    lines: tuple[QuotaLine, ...] = ()
+    refused_by: str = ""  # name of the limit that had no room
+    over: tuple[str, ...] = ()  # names of the soft limits that were exceeded
+    estimated_input: int | None = None
+    local: bool = False  # the store was away: this replica counted by itself
+    stopped: bool = False  # the stream was ended because no more could be reserved
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -65,6 +87,7 @@ class Record(msgspec.Struct, frozen=True):
     timeout_class: str
     policy_seconds: float
     redaction: RedactionSummary | None = None
+    quota: QuotaSummary | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -118,10 +141,21 @@ def make_record(facts: Facts, ended: Ended) -> Record:
         time_to_first_byte=None if first is None else first - facts.origin.at,
         bytes_in=facts.request_bytes,
         bytes_out=response.bytes,
-        timeout_class=facts.timeout_class,
+        timeout_class=facts.response.timeout_class,
         policy_seconds=ended.policy_seconds,
         redaction=_summary(facts.redaction) if facts.redaction is not None else None,
+        quota=_quota(facts.quota) if facts.quota is not None else None,
     )
+
+
+def _quota(noted: Quota) -> QuotaSummary:
+    settled = noted.settled or (0,) * len(noted.charges)
+    lines = []
+    for charge, real in zip(noted.charges, settled, strict=True):
+        rule = charge.counter.rule
+        held = charge.amount if noted.held else 0
+        lines.append(QuotaLine(rule.name, "/".join(rule.scope), rule.kind.value, rule.window.value, held, real))
+    return QuotaSummary(tuple(lines), noted.refused_by, noted.over, noted.estimated_input, noted.local, noted.stopped)
 
 
 def _summary(noted: Redaction) -> RedactionSummary:

@@ -42,7 +42,7 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 
 class TimeoutsPolicy(Policy):
-    """Writes `facts.timeout_class`."""
+    """Writes `facts.response.timeout_class`."""
 
     name: ClassVar[str] = "timeouts"
 
@@ -54,7 +54,7 @@ class TimeoutsPolicy(Policy):
     def request_body(self, facts: Facts, event: RequestBody, draft: Draft) -> None:
         """Choose the class."""
         chosen = self._timeouts.of(facts.target.model if facts.target is not None else "")
-        facts.timeout_class = chosen.name
+        facts.response.timeout_class = chosen.name
         self._deadline = event.at + chosen.total
         draft.set[CLASS_HEADER] = chosen.name
         draft.set["x-envoy-upstream-rq-per-try-timeout-ms"] = str(int(chosen.first_byte * 1000))
