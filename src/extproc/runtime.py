@@ -13,9 +13,12 @@ from typing import Final
 import msgspec
 
 from extproc.config.model import AccessRule, Config
+from extproc.config.quotas import compile_rules
 from extproc.dialects.dialect import ReadLimits
 from extproc.exchange.policy import Hooks, Policy
 from extproc.exchange.setup import Setup
+from extproc.limits.estimates import Estimates
+from extproc.limits.rules import Rules
 from extproc.policies.alias import Aliases, AliasPolicy, Route, make_route
 from extproc.policies.authenticate import AuthenticatePolicy
 from extproc.policies.authorize import AuthorizePolicy
@@ -26,6 +29,8 @@ from extproc.policies.meter import MeterLimits, MeterPolicy
 from extproc.policies.models import ModelsPolicy, Offer, Offers
 from extproc.policies.price import PricePolicy
 from extproc.policies.profiles import Scanners
+from extproc.policies.quota import QuotaPolicy
+from extproc.policies.quota_worth import Quotas
 from extproc.policies.redact import RedactPolicy
 from extproc.policies.scrub import ScrubPolicy
 from extproc.policies.timeouts import TimeoutClass, Timeouts, TimeoutsPolicy
@@ -39,6 +44,7 @@ ORDER: tuple[type[Policy], ...] = (
     AliasPolicy,  # before authorize: access is judged on what the name resolves to
     AuthorizePolicy,
     ModelsPolicy,
+    QuotaPolicy,  # behind whatever refuses for nothing; its settling is last, when usage and cost are known
     RedactPolicy,  # on the way back behind the meter, which decodes and says when an answer is complete
     PricePolicy,
     MeterPolicy,
@@ -68,10 +74,13 @@ class Detection(msgspec.Struct, frozen=True):
 NO_DETECTION: Final = Detection({})
 
 
-def build(config: Config, generation: int = 1, detection: Detection = NO_DETECTION) -> Runtime:
+def build(
+    config: Config, generation: int = 1, detection: Detection = NO_DETECTION, estimates: Estimates | None = None
+) -> Runtime:
     """Compile a valid configuration. Raises nothing: what can be wrong was refused by `config.load`.
 
     `detection` has scanners for every profile of the redaction section, or `KeyError` is raised.
+    `estimates`: what was learned of models so far, kept over reloads.
     """
     profiles = compile_profiles(config.redaction, detection.scanners, detection.key)
     grants = Grants(tuple(_rule(rule) for rule in config.access))
@@ -84,6 +93,7 @@ def build(config: Config, generation: int = 1, detection: Detection = NO_DETECTI
         AliasPolicy: partial(AliasPolicy, _aliases(config)),
         AuthorizePolicy: partial(AuthorizePolicy, grants),
         ModelsPolicy: partial(ModelsPolicy, _offers(config, catalog), grants),
+        QuotaPolicy: partial(QuotaPolicy, _quotas(config, catalog, estimates or Estimates())),
         RedactPolicy: partial(RedactPolicy, profiles, _read_limits(config), detection.key),
         TimeoutsPolicy: partial(TimeoutsPolicy, _timeouts(config)),
         PricePolicy: partial(PricePolicy, catalog),
@@ -104,6 +114,22 @@ def _meter_limits(config: Config) -> MeterLimits:
 
 def _rule(rule: AccessRule) -> Rule:
     return Rule(rule.team, rule.app, rule.tenant, rule.models, rule.providers, rule.endpoints)
+
+
+def _quotas(config: Config, catalog: Catalog, estimates: Estimates) -> Quotas | None:
+    given = config.quotas
+    if given is None:
+        return None
+    return Quotas(
+        rules=Rules(compile_rules(given)),
+        estimates=estimates,
+        catalog=catalog,
+        organisation=given.organisation,
+        output_tokens=tuple(given.output_tokens.items()),
+        exact_input=given.exact_input,
+        price_needed=given.unknown_price == "deny",
+        headers=given.headers,
+    )
 
 
 def _surfaces(config: Config) -> Surfaces:

@@ -41,6 +41,8 @@ STREAM = (
         ({"messages": 1}, "messages"),
         ({"system": 1}, "system"),
         ({"max_tokens": "9"}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 2**53 + 1}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"model": []}, "model"),
     ],
@@ -56,6 +58,7 @@ def test_read() -> None:
     """Model, stream and cap; one choice; usage is reported unasked."""
     view = MESSAGES.read_request(b'{"model":"c","max_tokens":8,"messages":[],"stream":true}')
     assert (view.model, view.stream, view.max_output, view.choices, view.usage_edits()) == ("c", True, 8, 1, ())
+    assert MESSAGES.read_request(b'{"model":"c","max_tokens":null,"messages":[]}').max_output is None
 
 
 def test_the_cost_vector() -> None:

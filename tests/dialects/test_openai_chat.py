@@ -47,6 +47,9 @@ def body(**fields: object) -> bytes:
         ({"n": 1.5}, "n"),
         ({"max_tokens": "10"}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 2**53 + 1}, "max_tokens"),
+        ({"max_completion_tokens": 1e300}, "max_completion_tokens"),
+        ({"n": 2**64}, "n"),
         ({"max_completion_tokens": []}, "max_completion_tokens"),
         ({"stream_options": []}, "stream_options"),
         ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
@@ -69,6 +72,27 @@ def test_missing_fields(field: str) -> None:
     del tree[field]
     with pytest.raises(Rejection, match=f"Missing required parameter: '{field}'"):
         CHAT.read_request(json.dumps(tree).encode())
+
+
+@pytest.mark.parametrize(
+    ("fields", "cap", "choices"),
+    [
+        ({}, None, 1),
+        ({"max_tokens": None, "max_completion_tokens": None, "n": None}, None, 1),
+        ({"max_tokens": 5, "max_completion_tokens": None}, 5, 1),
+        ({"max_tokens": None, "max_completion_tokens": 7}, 7, 1),
+        ({"max_tokens": 9, "max_completion_tokens": 7}, 9, 1),
+        ({"max_tokens": 0}, 0, 1),
+        ({"max_tokens": 2**53}, 2**53, 1),
+        ({"n": 3, "best_of": 2}, None, 3),
+        ({"n": 2, "best_of": 4}, None, 4),
+        ({"best_of": "many"}, None, 1),
+    ],
+)
+def test_the_largest_output_that_the_caller_asks_for(fields: dict[str, object], cap: int | None, choices: int) -> None:
+    """Of two caps the larger holds, of two counts too; null is none. What the vendor alone knows is not judged."""
+    view = CHAT.read_request(body(**fields))
+    assert (view.max_output, view.choices) == (cap, choices)
 
 
 def test_read() -> None:

@@ -35,6 +35,8 @@ STREAM = (
         ({"input": {}}, "input"),
         ({"instructions": 1}, "instructions"),
         ({"max_output_tokens": "x"}, "max_output_tokens"),
+        ({"max_output_tokens": -1}, "max_output_tokens"),
+        ({"max_output_tokens": 2**53 + 1}, "max_output_tokens"),
         ({"stream_options": 3}, "stream_options"),
         ({"stream": []}, "stream"),
     ],
@@ -52,7 +54,8 @@ def test_read() -> None:
         view = RESPONSES.read_request(
             json.dumps({"model": "m", "stream": True, "max_output_tokens": 3, **given}).encode()
         )
-        assert (view.model, view.stream, view.max_output, view.usage_edits()) == ("m", True, 3, ())
+        assert (view.model, view.stream, view.max_output, view.choices, view.usage_edits()) == ("m", True, 3, 1, ())
+    assert RESPONSES.read_request(b'{"model":"m","max_output_tokens":null}').max_output is None
 
 
 @pytest.mark.parametrize("size", [1, 50, 10_000])

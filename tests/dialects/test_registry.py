@@ -163,7 +163,9 @@ def test_a_request_without_a_body() -> None:
 def test_embeddings_input(value: object) -> None:
     """All documented shapes of input are read, and their strings found."""
     body = json.dumps({"model": "e", "input": value}).encode()
-    texts = list(registry.DIALECTS["openai_embeddings"].read_request(body).texts())
+    view = registry.DIALECTS["openai_embeddings"].read_request(body)
+    assert (view.max_output, view.choices, view.stream) == (0, 1, False)
+    texts = list(view.texts())
     flat = [value] if isinstance(value, str) else value
     assert [text.value for text in texts] == [item for item in flat if isinstance(item, str)]
     assert all(text.kind == "input" for text in texts)

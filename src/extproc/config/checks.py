@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from extproc.config.model import Timeouts
 from extproc.config.problems import Loc
 from extproc.config.providers import Alias, PriceOverride, Provider
+from extproc.config.quotas import QuotaRule
 from extproc.config.redaction import KINDS, NO_PROFILE, Operator, Profile, Redaction
 
 
@@ -25,6 +26,7 @@ class Parts:
     overrides: Mapping[int, PriceOverride]
     timeouts: Timeouts | None
     redaction: Redaction | None = None
+    quotas: Mapping[int, QuotaRule] = field(default_factory=dict)
 
 
 Finding = tuple[Loc, str, str]
@@ -44,6 +46,7 @@ def check(parts: Parts) -> Iterator[Finding]:
         yield from _timeouts(parts.timeouts)
     if parts.redaction is not None:
         yield from _redaction(parts.redaction, parts.names)
+    yield from _quotas(parts.quotas, parts.names)
 
 
 def closest(word: str, known: Collection[str], what: str) -> str:
@@ -153,3 +156,18 @@ def _keyed(profile: Profile, at: Loc) -> Iterator[Finding]:
         yield (*at, "placeholders"), "needs a key", hint
     if profile.stored_history == "keyed":
         yield (*at, "stored_history"), "needs a key", hint
+
+
+def _quotas(rules: Mapping[int, QuotaRule], providers: Collection[str]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, rule in rules.items():
+        at: Loc = ("quotas", "rules", index)
+        earlier = first.setdefault(rule.name, index)
+        if earlier != index:
+            reason = f"is the name of rules[{earlier}] already"
+            yield (*at, "name"), reason, "give each rule a name of its own: what was used is kept under it"
+        provider = rule.match.get("provider", "*")
+        if not set(provider) & set("*?") and provider not in providers:
+            yield _unknown((*at, "match", "provider"), provider, providers)
+        for value, reason, hint in rule.problems():
+            yield (*at, "overrides", value), reason, hint

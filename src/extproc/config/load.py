@@ -16,6 +16,7 @@ from extproc.config.document import Document, Tree, read_document
 from extproc.config.model import Config, Keys, Timeouts
 from extproc.config.problems import ConfigErrors, Loc, Problem, path_of
 from extproc.config.providers import Alias, PriceOverride, Provider
+from extproc.config.quotas import QuotaRule
 from extproc.config.redaction import Redaction
 from extproc.config.secrets import find_secrets
 from extproc.config.units import Section
@@ -100,16 +101,17 @@ def _parts(tree: dict[str, Tree], config: Config | None, base: PurePath) -> Part
             overrides=overrides,
             timeouts=config.timeouts,
             redaction=config.redaction,
+            quotas=dict(enumerate(config.quotas.rules)) if config.quotas is not None else {},
         )
-    pricing = tree.get("pricing")
     providers = tree.get("providers")
     return Parts(
         names=providers.keys() if isinstance(providers, dict) else (),
         providers=_valid(Provider, _items(providers), base),
         aliases=_valid(Alias, _items(tree.get("aliases")), base),
-        overrides=_valid(PriceOverride, _entries(pricing), base),
+        overrides=_valid(PriceOverride, _entries(tree.get("pricing"), "overrides"), base),
         timeouts=_valid(Timeouts, [("", tree.get("timeouts", {}))], base).get(""),
         redaction=_valid(Redaction, [("", tree["redaction"])] if "redaction" in tree else (), base).get(""),
+        quotas=_valid(QuotaRule, _entries(tree.get("quotas"), "rules"), base),
     )
 
 
@@ -131,9 +133,9 @@ def _items(tree: Tree) -> Iterable[tuple[str, Tree]]:
     return tree.items() if isinstance(tree, dict) else ()
 
 
-def _entries(pricing: Tree) -> Iterator[tuple[int, Tree]]:
-    overrides = pricing.get("overrides") if isinstance(pricing, dict) else None
-    return iter(enumerate(overrides if isinstance(overrides, list) else ()))
+def _entries(section: Tree, key: str) -> Iterator[tuple[int, Tree]]:
+    entries = section.get(key) if isinstance(section, dict) else None
+    return iter(enumerate(entries if isinstance(entries, list) else ()))
 
 
 def _translate(detail: ErrorDetails, document: Document) -> tuple[Loc, Problem]:

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from extproc.config.providers import Alias, Pricing, Provider
+from extproc.config.quotas import Quotas
 from extproc.config.redaction import Redaction
 from extproc.config.units import (
     Address,
@@ -167,6 +168,7 @@ class Config(Section):
     redaction: Redaction | None = Field(
         default=None, description="What may not leave. Nothing written: nothing is looked at; `{}`: the defaults."
     )
+    quotas: Quotas | None = Field(default=None, description="Limits and budgets. Nothing written: nothing is limited.")
     pricing: Pricing = Field(default=Pricing(), description="What tokens cost.")
     workers: Workers = Field(default=Workers(), description="The sidecar's processes.")
     metrics: Metrics = Field(default=Metrics(), description="The Prometheus endpoint.")
@@ -177,6 +179,13 @@ class Config(Section):
     def _not_half_written(cls, written: Redaction | None) -> Redaction | None:
         if written is None:  # a section whose lines are all comments must not turn the search off
             raise bad("is empty", "write {} for the defaults, or take the line out to look at nothing")
+        return written
+
+    @field_validator("quotas", mode="after")
+    @classmethod
+    def _not_without_limits(cls, written: Quotas | None) -> Quotas | None:
+        if written is None:
+            raise bad("is empty", "write `rules`, or take the line out to limit nothing")
         return written
 
     def cluster(self, provider: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -30,7 +31,9 @@ from extproc.errors import Rejection
 from extproc.text import TextFilter
 from extproc.usage import Usage
 
-_QUIET: Final = frozenset({b"content_block_start", b"content_block_stop", b"ping"})
+_BLOCK: Final = frozenset({b"content_block_start", b"content_block_stop"})
+# the text of most deltas, which needs no parsing: within a string the first quotes of this would be escaped
+_PLAIN: Final = re.compile(rb'"(?:text|partial_json|thinking)":"([^"\\]*)"')
 
 
 def read_usage(raw: dict[str, object]) -> Usage | None:
@@ -104,22 +107,39 @@ class MessagesSseReader(SseReader):
         """`limit`: the longest event, in bytes."""
         super().__init__(limit)
         self._counts: dict[str, object] = {}
+        self._begun = False
+        self._blocks: list[bytes] = []  # data of the start events of those that are open: one, as this vendor streams
 
     def observe(self, event: bytes) -> None:
         """Note what one event says."""
         name, data = sse.fields(event)
+        if data is None or name == b"ping":
+            return
         if name == b"content_block_delta":
             self.events += 1
+            plain = _PLAIN.search(data)
+            self.written += plain.end(1) - plain.start(1) if plain is not None else self._written(parse(data))
             return
-        if data is None or name in _QUIET:
+        if name in _BLOCK:
+            self._block(name, data)
             return
         body = parse(data)
         if is_object(body):
-            self._note(body)
+            self._note(body, data)
 
-    def _note(self, body: dict[str, object]) -> None:
+    def _block(self, name: bytes, data: bytes) -> None:
+        if name == b"content_block_start":
+            self._blocks.append(data)
+        elif len(self._blocks) == 1:
+            self._blocks.clear()
+        else:
+            index = _index(data)
+            self._blocks = [start for start in self._blocks if _index(start) != index]
+
+    def _note(self, body: dict[str, object], data: bytes) -> None:
         kind = body.get("type")
         if kind == "message_start":
+            self._begun = True
             message = body.get("message")
             if is_object(message):
                 self.model = text(message.get("model")) or self.model
@@ -132,6 +152,9 @@ class MessagesSseReader(SseReader):
             self.finished = True
         elif kind == "content_block_delta":
             self.events += 1
+            self.written += self._written(body)
+        elif kind in ("content_block_start", "content_block_stop"):
+            self._block(str(kind).encode(), data)
         elif kind == "error":
             self.error = error_type(body.get("error") or body)
 
@@ -150,9 +173,27 @@ class MessagesSseReader(SseReader):
         if is_object(block):
             yield from _block_texts(block)
 
+    def stop(self) -> bytes:
+        """The open block is closed, and the message ends for `max_tokens`, with the output as counted so far."""
+        closed = b"".join(_event("content_block_stop", index=_index(start)) for start in self._blocks)
+        if not self._begun or self.finish_reasons:
+            return closed
+        reported = count(self._counts, "output_tokens") or 0
+        delta = {"stop_reason": "max_tokens", "stop_sequence": None}
+        return closed + _event("message_delta", delta=delta, usage={"output_tokens": max(reported, self.events)})
+
     def farewell(self, rejection: Rejection) -> bytes:
         """An `error` event; the vendor's streams have no terminator behind it."""
         return b"event: error\ndata: " + orjson.dumps(error_body(rejection)) + b"\n\n"
+
+
+def _event(name: str, **fields: object) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps({"type": name, **fields}) + b"\n\n"
+
+
+def _index(data: bytes) -> object:
+    body = parse(data)
+    return body.get("index") if is_object(body) else None
 
 
 class AnthropicMessages(Dialect):

@@ -8,6 +8,7 @@ from extproc.dialects.spans import is_array, is_object
 from extproc.errors import ErrorCode, Rejection
 
 _LONGEST_MODEL: Final = 256  # characters
+_LARGEST: Final = 1 << 53
 _KINDS: Final = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
@@ -52,7 +53,7 @@ def flag(tree: dict[str, object], name: str) -> bool:
 
 
 def whole(tree: dict[str, object], name: str, least: int = 0) -> int | None:
-    """A whole number of at least `least` (`100.0` is one too); absent and null are None."""
+    """A whole number from `least` to 2^53 (`100.0` is one too), beyond which JSON is not exact; absent and null are None."""
     value = tree.get(name)
     if value is None:
         return None
@@ -62,6 +63,8 @@ def whole(tree: dict[str, object], name: str, least: int = 0) -> int | None:
         wrong_type(name, "an integer", value)
     if value < least:
         refuse(name, f"expected a number of at least {least}")
+    if value > _LARGEST:
+        refuse(name, f"expected a number of at most {_LARGEST}")
     return value
 
 

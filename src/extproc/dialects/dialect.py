@@ -136,6 +136,12 @@ class ResponseReader(ABC):
     error: str | None = None  # the vendor's own error type, where the body is or carries an error
     finished: bool = False  # the body is complete: the terminal event, or the end of a JSON body, was seen
     events: int = 0  # streamed events with content so far: a running estimate of output tokens
+    written: int = 0  # UTF-8 bytes of generated text so far in a stream (text, thinking, arguments); 0 for a JSON body
+
+    @property
+    def half_sent(self) -> bool:
+        """Whether an event went on in part: `abort` would cut it in two now, which SDKs cannot read."""
+        return False
 
     @abstractmethod
     def feed(self, data: bytes, *, end: bool) -> bytes:
@@ -149,7 +155,8 @@ class ResponseReader(ABC):
     def abort(self, rejection: Rejection) -> bytes:
         """Bytes that end the stream politely, vendor-shaped: close a half-sent event, the error event, the terminator.
 
-        Empty for a JSON body, which cannot be ended politely once it has begun.
+        Where a limit is reached (`reading.LIMIT_CODES`) what is open is ended before, for the vendor's own reason: the
+        length. All that was fed has gone on. Empty for a JSON body, which cannot be ended politely once it has begun.
         """
 
 

@@ -22,7 +22,7 @@ from extproc.dialects.dialect import (
 from extproc.dialects.editing import JsonEditor
 from extproc.dialects.openai_chat_edit import ChatStreamEditor
 from extproc.dialects.openai_errors import error_object, openai_error
-from extproc.dialects.reading import JsonReader, SseReader, error_type, parse, strings, text
+from extproc.dialects.reading import DEFAULT_KEPT, JsonReader, SseReader, error_type, parse, size, strings, text
 from extproc.dialects.request import JsonRequest, answer_format, content, tool_choice, tools
 from extproc.dialects.spans import is_array, is_object
 from extproc.errors import Rejection
@@ -30,6 +30,9 @@ from extproc.text import TextFilter
 
 _NULL_USAGE: Final = b',"usage":null'
 _NAMED_DATA: Final = (b"data: ", b"data:")
+# of a chunk: what all chunks of a stream share, none of it text
+_HEAD: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
+_CUT: Final[dict[str, object]] = {"delta": {}, "logprobs": None, "finish_reason": "length"}
 
 
 class ChatRequest(JsonRequest):
@@ -51,8 +54,12 @@ class ChatRequest(JsonRequest):
         tree = self.tree
         checks.array(tree, "messages")
         self.choices = checks.whole(tree, "n", 1) or 1
-        old, new = checks.whole(tree, "max_tokens"), checks.whole(tree, "max_completion_tokens")
-        self.max_output = old if new is None else new
+        more = tree.get("best_of")  # of the older API; some servers take it here too, and write that many answers
+        if type(more) is int and more > self.choices:
+            self.choices = more
+        # with both, a server that knows one of them only goes by that one: the larger is the cap that holds
+        caps = [checks.whole(tree, name) for name in ("max_tokens", "max_completion_tokens")]
+        self.max_output = max((cap for cap in caps if cap is not None), default=None)
         options = checks.optional_object(tree, "stream_options")
         asked = options.get("include_usage") if options else None
         if asked is not None and type(asked) is not bool:
@@ -124,6 +131,12 @@ class ChatJsonReader(JsonReader):
 class ChatSseReader(SseReader):
     """A Chat Completions stream, passed on as it came."""
 
+    def __init__(self, limit: int = sse.DEFAULT_EVENT_LIMIT, kept: int = DEFAULT_KEPT) -> None:
+        """As `SseReader`."""
+        super().__init__(limit, kept)
+        self._last: dict[str, object] = {}  # chunk with choices
+        self._open: dict[int, bool] = {}  # by index of the choice: whether it goes on
+
     def observe(self, event: bytes) -> None:
         """Note what one chunk says."""
         self._note(sse.fields(event).data)
@@ -143,10 +156,10 @@ class ChatSseReader(SseReader):
         choices = chunk.get("choices")
         if is_array(choices) and choices:
             self.events += 1
+            self._last = chunk
             for choice in choices:
-                reason = choice.get("finish_reason") if is_object(choice) else None
-                if type(reason) is str and reason:
-                    self.finish_reasons += (reason,)
+                if is_object(choice):
+                    self._note_choice(choice)
         raw = chunk.get("usage") or _groq_usage(chunk)
         if raw:
             self.usage = openai_usage.chat(raw) or self.usage
@@ -154,9 +167,35 @@ class ChatSseReader(SseReader):
             self.error = error_type(chunk["error"])
         return chunk
 
+    def _note_choice(self, choice: dict[str, object]) -> None:
+        index, reason = choice.get("index", 0), choice.get("finish_reason")
+        if type(index) is int:
+            self._open.setdefault(index, True)
+        if type(reason) is str and reason:
+            self.finish_reasons += (reason,)
+            if type(index) is int:
+                self._open[index] = False
+        delta = choice.get("delta")
+        if not is_object(delta):
+            return
+        content = delta.get("content")
+        if type(content) is str and len(delta) == 1:  # most chunks
+            self.written += size(content)
+        elif delta:
+            self.written += sum(map(size, _choice_texts(delta)))
+
     def texts(self, data: dict[str, object]) -> Iterator[str]:
         """The texts of each choice's delta."""
         return _texts(data, "delta")
+
+    def stop(self) -> bytes:
+        """A last chunk for each choice that goes on, with the ids of the stream."""
+        head = {name: self._last[name] for name in _HEAD if name in self._last}
+        return b"".join(
+            b"data: " + orjson.dumps({**head, "choices": [{"index": index, **_CUT}]}) + b"\n\n"
+            for index, goes_on in sorted(self._open.items())
+            if goes_on
+        )
 
     def farewell(self, rejection: Rejection) -> bytes:
         """An error chunk, then `[DONE]`."""
@@ -190,9 +229,10 @@ class ChatStripReader(ChatSseReader):
             return b""
         return _without_usage(event, data)
 
-    def abort(self, rejection: Rejection) -> bytes:
-        """What was held back is dropped: the caller never saw the beginning of it."""
-        return self.farewell(rejection)
+    @property
+    def half_sent(self) -> bool:
+        """Never: what is not complete is held back, and dropped at an abort."""
+        return False
 
 
 def _without_usage(event: bytes, data: bytes) -> bytes:

@@ -41,7 +41,8 @@ class EmbeddingsRequest(JsonRequest):
     opaque = JsonRequest.opaque | {"encoding_format"}
 
     def check(self) -> None:
-        """Check the shape of `input`."""
+        """Check the shape of `input`. Nothing is generated."""
+        self.max_output = 0
         value = checks.required(self.tree, "input")
         if type(value) is str:
             return

@@ -13,7 +13,7 @@ from extproc.dialects.dialect import ErrorAnswer
 from extproc.errors import ErrorCode, Rejection
 
 _SERVER_ERROR: Final = 500
-_TYPES: Final = {429: "rate_limit_error"}
+_TYPES: Final = {402: "insufficient_quota", 429: "rate_limit_error"}
 _CODES: Final = {
     ErrorCode.CALLER_MISSING_KEY: None,
     ErrorCode.CALLER_INVALID_KEY: "invalid_api_key",
@@ -24,6 +24,9 @@ _CODES: Final = {
     ErrorCode.CALLER_UNKNOWN_PATH: "unknown_url",
     ErrorCode.CALLER_METHOD_NOT_ALLOWED: "method_not_supported",
     ErrorCode.POLICY_MODEL_NOT_ALLOWED: "model_not_found",
+    ErrorCode.POLICY_RATE_LIMITED: "rate_limit_exceeded",
+    ErrorCode.POLICY_CONCURRENCY_LIMITED: "rate_limit_exceeded",
+    ErrorCode.POLICY_BUDGET_EXCEEDED: "insufficient_quota",
     ErrorCode.PROVIDER_TIMEOUT: "timeout",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -28,8 +29,35 @@ from extproc.dialects.spans import is_array, is_object
 from extproc.errors import ErrorCode, Rejection
 from extproc.text import TextFilter
 
+# the text of most deltas, which needs no parsing: within a string the first quotes of this would be escaped
+_PLAIN: Final = re.compile(rb'"delta":"([^"\\]*)"')
 _TERMINAL: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _READ: Final = _TERMINAL | {"response.created", "error"}
+# of a response object: what stays as it is, none of it text
+_HEAD: Final = (
+    "id",
+    "object",
+    "created_at",
+    "model",
+    "background",
+    "max_output_tokens",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "service_tier",
+    "store",
+    "temperature",
+    "top_p",
+    "truncation",
+)
+_CUT: Final[dict[str, object]] = {
+    "status": "incomplete",
+    "incomplete_details": {"reason": "max_output_tokens"},
+    "error": None,
+    "output": [],
+    "tool_choice": "auto",
+    "tools": [],
+    "usage": None,
+}
 
 
 class ResponsesRequest(JsonRequest):
@@ -109,6 +137,7 @@ class ResponsesSseReader(SseReader):
     """A Responses stream: only its first and last events are read, deltas are counted."""
 
     _seen = 0
+    _created: dict[str, object] | None = None
 
     def observe(self, event: bytes) -> None:
         """Note what one event says."""
@@ -119,6 +148,8 @@ class ResponsesSseReader(SseReader):
         kind = name.decode("latin-1")
         if kind.endswith(".delta"):
             self.events += 1
+            plain = _PLAIN.search(data)
+            self.written += plain.end(1) - plain.start(1) if plain is not None else self._written(parse(data))
             return
         if kind and kind not in _READ:
             return
@@ -129,12 +160,15 @@ class ResponsesSseReader(SseReader):
     def _note(self, kind: str, body: dict[str, object]) -> None:
         if kind.endswith(".delta"):
             self.events += 1
+            self.written += self._written(body)
         if kind == "error" or (not kind and "error" in body):
             self.error = error_type(body.get("error") or {**body, "type": body.get("code")})
         response = body.get("response")
         if kind not in _READ or not is_object(response):
             return
         self.model = text(response.get("model")) or self.model
+        if kind == "response.created":
+            self._created = {name: response[name] for name in _HEAD if name in response}
         if kind in _TERMINAL:
             self.finished = True
             self.finish_reasons = _finish(response)
@@ -145,6 +179,15 @@ class ResponsesSseReader(SseReader):
         """The delta of a text, reasoning or argument event."""
         kind = data.get("type")
         return strings(data.get("delta")) if type(kind) is str and kind.endswith(".delta") else iter(())
+
+    def stop(self) -> bytes:
+        """`response.incomplete` with the ids of the stream: the text is in the deltas, which have gone on edited."""
+        if self._created is None:
+            return b""
+        response = {**self._created, **_CUT}
+        body = {"type": "response.incomplete", "sequence_number": self._seen, "response": response}
+        self._seen += 1
+        return b"event: response.incomplete\ndata: " + orjson.dumps(body) + b"\n\n"
 
     def farewell(self, rejection: Rejection) -> bytes:
         """An `error` event, in which the SDKs look for the `error` object and the reference names the fields flat."""

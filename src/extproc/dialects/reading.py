@@ -16,6 +16,15 @@ from extproc.errors import ErrorCode, Rejection
 
 DEFAULT_BODY_LIMIT: Final = 64 << 20
 DEFAULT_KEPT: Final = 4 << 20
+LIMIT_CODES: Final = frozenset(
+    {
+        ErrorCode.POLICY_RATE_LIMITED,
+        ErrorCode.POLICY_CONCURRENCY_LIMITED,
+        ErrorCode.POLICY_BUDGET_EXCEEDED,
+        ErrorCode.GATEWAY_LIMITS_UNAVAILABLE,
+    }
+)
+"""Refusals that end a stream as if its cap on the output were reached, before the error says so."""
 _HEAD: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -37,6 +46,11 @@ def text(value: object) -> str | None:
 def strings(*values: object) -> Iterator[str]:
     """Those of `values` that are non-empty strings."""
     return (value for value in values if type(value) is str and value)
+
+
+def size(value: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(value) if value.isascii() else len(value.encode())
 
 
 def error_type(raw: object) -> str | None:
@@ -135,6 +149,10 @@ class SseReader(ResponseReader):
     def texts(self, data: dict[str, object]) -> Iterator[str]:
         """The generated texts of one event's JSON data."""
 
+    def _written(self, body: object) -> int:
+        """Bytes of them."""
+        return sum(map(size, self.texts(body))) if is_object(body) else 0
+
     def output_texts(self) -> Sequence[str]:
         """The generated texts of the events that are complete so far, within the bytes that were kept."""
         found: list[str] = []
@@ -145,8 +163,18 @@ class SseReader(ResponseReader):
         return found
 
     def abort(self, rejection: Rejection) -> bytes:
-        """End a half-sent event, then say what happened and that this was the end."""
-        return (b"\n\n" if self._splitter.open else b"") + self.farewell(rejection)
+        """End a half-sent event, then what is open where a limit is reached, then say what happened: this was the end."""
+        closed = b"\n\n" if self.half_sent else b""
+        return closed + (self.stop() if rejection.code in LIMIT_CODES else b"") + self.farewell(rejection)
+
+    @property
+    def half_sent(self) -> bool:
+        """Whether an event has begun that is not complete."""
+        return self._splitter.open
+
+    @abstractmethod
+    def stop(self) -> bytes:
+        """Events that end what is open, as where the vendor itself reaches the cap on the output."""
 
     @abstractmethod
     def farewell(self, rejection: Rejection) -> bytes:

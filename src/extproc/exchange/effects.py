@@ -24,6 +24,7 @@ class Caller(msgspec.Struct, frozen=True):
     user: str = ""
     expires_at: float | None = None  # UNIX seconds
     revoked: bool = False
+    organisation: str = ""  # whose limits it counts under; empty: the configured one's
 
 
 class FindKey(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ import msgspec
 from extproc.dialects.dialect import Dialect, RequestView, ResponseReader
 from extproc.errors import Rejection
 from extproc.exchange.effects import Caller
-from extproc.limits.counters import Charge, Standing
+from extproc.limits.counters import Charge, Reserved
 from extproc.usage import Usage
 
 Octets: TypeAlias = bytes
@@ -120,11 +120,10 @@ class Quota:
     charges: tuple[Charge, ...]
     estimated_input: int | None = None  # tokens; None where the call has none to count
     held: bool = False  # the store, or this replica in its place, holds the charges
-    standings: tuple[Standing, ...] = ()
+    reserved: Reserved | None = None
     settled: tuple[int, ...] = ()  # parallel to `charges`
     refused_by: str = ""  # name of the limit
     over: tuple[str, ...] = ()  # names of the soft limits that are exceeded
-    local: bool = False  # the store was away
     stopped: bool = False  # a stream was ended because no more could be held
 
 

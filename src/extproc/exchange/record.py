@@ -150,12 +150,13 @@ def make_record(facts: Facts, ended: Ended) -> Record:
 
 def _quota(noted: Quota) -> QuotaSummary:
     settled = noted.settled or (0,) * len(noted.charges)
+    local = noted.reserved is not None and noted.reserved.local
     lines = []
     for charge, real in zip(noted.charges, settled, strict=True):
         rule = charge.counter.rule
         held = charge.amount if noted.held else 0
         lines.append(QuotaLine(rule.name, "/".join(rule.scope), rule.kind.value, rule.window.value, held, real))
-    return QuotaSummary(tuple(lines), noted.refused_by, noted.over, noted.estimated_input, noted.local, noted.stopped)
+    return QuotaSummary(tuple(lines), noted.refused_by, noted.over, noted.estimated_input, local, noted.stopped)
 
 
 def _summary(noted: Redaction) -> RedactionSummary:

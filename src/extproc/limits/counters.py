@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,17 @@ class Away(StrEnum):
 
     DENY = "deny"
     BOUNDED = "allow-bounded"
+
+
+class Span(NamedTuple):
+    """A calendar window and the one after it, UNIX milliseconds: [start, end) and [end, next_end).
+
+    Both, because the one who computes it has only an estimate of the store's clock, which decides.
+    """
+
+    start: int
+    end: int
+    next_end: int
 
 
 class Rule(msgspec.Struct, frozen=True):

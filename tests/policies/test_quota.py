@@ -1,0 +1,442 @@
+"""The worst case is reserved before a call goes out, and what it used is settled however it ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from extproc.errors import EffectError, LimitsAwayError
+from extproc.exchange.effects import Caller, Extend, Reserve, Settle
+from extproc.limits.counters import Extended, Reserved, Standing
+from gateway import CONFIG, runtime
+from playbook import Playbook
+from talk import (
+    CHAT,
+    CHAT_ANSWER,
+    CHAT_STREAM,
+    MESSAGES,
+    MESSAGES_STREAM,
+    SSE,
+    answered,
+    call,
+    chat_chunks,
+    claude,
+    claude_stream,
+    forwarded,
+    refused,
+    sent_on,
+)
+
+RULES = """
+quotas:
+  organisation: acme
+  output_tokens: {"gpt-4o*": 1000, "*": 2000}
+  headers: true
+  rules:
+  - {name: money, kind: money, window: month, limit: 5, scope: [team]}
+  - {name: calls, kind: requests, window: minute, limit: 60, scope: [app, model]}
+  - {name: read, kind: input_tokens, window: minute, limit: 100000}
+  - {name: written, kind: output_tokens, window: minute, limit: 100000}
+  - {name: both, kind: tokens, window: day, limit: 1000000, scope: [user]}
+  - {name: open, kind: requests, window: concurrent, limit: 9, scope: [key]}
+  - {name: there, kind: requests, window: day, limit: 9, scope: [provider], match: {provider: "openai*"}}
+"""
+
+
+@dataclass
+class Store:
+    """Answers the three effects and remembers them. `refuse`: names of limits without room; `cap`: amounts at most."""
+
+    refuse: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    cap: dict[str, int] = field(default_factory=dict)
+    fails: EffectError | None = None
+    pending: bool = False
+    held: dict[str, dict[str, int]] = field(default_factory=dict)
+    told: list[object] = field(default_factory=list)
+    settled: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def reserve(self, effect: Reserve) -> object:
+        self.told.append(effect)
+        if self.fails is not None:
+            return self.fails
+        self.names = tuple(charge.counter.rule.name for charge in effect.charges)
+        at = 1_790_000_000.0
+        standings = tuple(
+            Standing(0, charge.amount, charge.counter.rule.limit, at + 30, at + 30) for charge in effect.charges
+        )
+        indexes = {name: index for index, name in enumerate(self.names)}
+        refused = tuple(indexes[name] for name in self.refuse)
+        if not refused:
+            self.held[effect.id] = {charge.counter.rule.name: charge.amount for charge in effect.charges}
+        return Reserved(standings, refused, tuple(indexes[name] for name in self.over), at)
+
+    def extend(self, effect: Extend) -> object:
+        self.told.append(effect)
+        held = self.held[effect.id]
+        if self.pending:
+            return Extended(tuple(held.values()))
+        wanted = dict(zip(self.names, effect.amounts, strict=True))
+        for index, name in enumerate(self.names):
+            if wanted[name] > self.cap.get(name, wanted[name]):
+                return Extended(tuple(held.values()), index)
+        held.update(wanted)
+        return Extended(tuple(held.values()))
+
+    def settle(self, effect: Settle) -> object:
+        self.told.append(effect)
+        assert effect.id in self.held
+        del self.held[effect.id]
+        self.settled = dict(zip(self.names, effect.amounts, strict=True))
+        self.extra = {charge.counter.value: charge.amount for charge in effect.extra}
+        return None
+
+    def reserved(self) -> dict[str, int]:
+        """What the one reservation asked for."""
+        asked = [effect for effect in self.told if isinstance(effect, Reserve)]
+        assert len(asked) == 1
+        return {charge.counter.rule.name: charge.amount for charge in asked[0].charges}
+
+
+CALLER = Caller("k1", "demo", "app", user="ann")
+
+
+def play(store: Store, rules: str = RULES, caller: Caller = CALLER) -> Playbook:
+    """The demo gateway with limits."""
+    talk = Playbook(runtime(CONFIG + rules).setup, caller=caller)
+    talk.answers = {**talk.answers, Reserve: store.reserve, Extend: store.extend, Settle: store.settle}
+    return talk
+
+
+def without(store: Store) -> None:
+    """Nothing is held any more."""
+    assert store.held == {}
+
+
+def test_the_worst_case_is_reserved_and_what_was_used_is_settled():
+    """Output is the caller's own cap; money is both at the provider's rates; each counter gets its own kind."""
+    store = Store()
+    talk = play(store)
+    body = CHAT[:-1] + b',"max_completion_tokens":50}'
+    forwarded(call(talk, body))
+    asked = store.reserved()
+
+    assert (asked["calls"], asked["written"], asked["open"], asked["there"]) == (1, 50, 1, 1)
+    assert asked["both"] == asked["read"] + 50
+    assert 9 < asked["read"] < len(body) * 2
+    assert asked["money"] == asked["read"] * 150 + 50 * 600  # gpt-4o-mini: 0.15 and 0.60 dollars a million
+    talk.response(content_length=str(len(CHAT_ANSWER)))
+    talk.answer(CHAT_ANSWER)
+    record = talk.finish()
+
+    assert store.settled == {"money": 9 * 150 + 2 * 600, "calls": 1, "read": 9, "written": 2, "both": 11, "open": 1} | {
+        "there": 1
+    }
+    assert record.quota is not None
+    assert record.quota.estimated_input == asked["read"]
+    assert {line.rule: (line.reserved, line.settled) for line in record.quota.lines}["written"] == (50, 2)
+    without(store)
+
+
+def test_counters_are_those_of_the_caller():
+    """By what the key says; the organisation is the configured one."""
+    store = Store()
+    call(play(store))
+    effect = store.told[0]
+    assert isinstance(effect, Reserve)
+
+    values = {charge.counter.rule.name: charge.counter.value for charge in effect.charges}
+    assert values == {
+        "money": "demo", "calls": "app/gpt-4o-mini", "read": "acme", "written": "acme", "both": "ann", "open": "k1",
+        "there": "openai",
+    }  # fmt: skip
+    assert effect.organisation == "acme"
+    assert {charge.counter.key.split(b":c:")[0] for charge in effect.charges} == {b"xq:{acme}"}
+
+
+def test_an_organisation_of_the_key_has_books_of_its_own():
+    """What the key says goes before the configuration."""
+    store = Store()
+    call(play(store, caller=Caller("k1", "demo", "app", organisation="other")))
+
+    assert isinstance(store.told[0], Reserve)
+    assert store.told[0].organisation == "other"
+
+
+def test_without_a_cap_the_configured_output_is_reserved_for_each_choice():
+    """`n` answers may be as long each."""
+    for more, output in ((b"", 1000), (b',"n":3', 3000), (b',"n":2,"max_tokens":10', 20)):
+        store = Store()
+        call(play(store), CHAT[:-1] + more + b"}")
+        assert store.reserved()["written"] == output
+
+
+def test_responses_and_messages_count_against_the_same_budgets():
+    """One counter whatever the endpoint."""
+    keys = set()
+    for talk in (call, claude):
+        store = Store()
+        if talk is call:
+            call(play(store), b'{"model":"gpt-4o-mini","input":"hi","max_output_tokens":50}', "/v1/responses")
+        else:
+            claude(play(store), MESSAGES)
+        first = store.told[0]
+        assert isinstance(first, Reserve)
+        keys.add(first.charges[0].counter.key)
+        assert store.reserved()["written"] == (50 if talk is call else 9)
+    assert len(keys) == 1
+
+
+def test_embeddings_reserve_input_only():
+    """They have no output."""
+    store = Store()
+    talk = play(store)
+    call(talk, b'{"model":"text-embedding-3-small","input":"hi there"}', "/v1/embeddings")
+    assert store.reserved()["written"] == 0
+    answer = (
+        b'{"object":"list","data":[],"model":"text-embedding-3-small","usage":{"prompt_tokens":2,"total_tokens":2}}'
+    )
+    talk.response(content_length=str(len(answer)))
+    talk.answer(answer)
+    talk.finish()
+
+    assert (store.settled["read"], store.settled["both"], store.settled["money"]) == (2, 2, 40)
+
+
+def test_what_no_vendor_bills_counts_as_a_request():
+    """Counting tokens uses none."""
+    store = Store()
+    claude(play(store), MESSAGES, "/v1/messages/count_tokens")
+
+    assert set(store.reserved()) == {"calls", "open"}
+
+
+def test_a_listing_is_not_limited():
+    """It never reaches a provider."""
+    store = Store()
+    talk = play(store)
+    assert answered(talk.request("/v1/models", end=True)) is not None
+    assert store.told == []
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("money", 402, "policy_budget_exceeded"),
+        ("calls", 429, "policy_rate_limited"),
+        ("both", 429, "policy_rate_limited"),
+        ("open", 429, "policy_concurrency_limited"),
+    ],
+)
+def test_no_room_is_refused_and_nothing_is_settled(name, status, code):
+    """The vendor's shape, the limit's name in the record."""
+    store = Store(refuse=(name,))
+    talk = play(store)
+
+    assert (status, code) == refused(call(talk))
+    record = talk.finish()
+    assert record.quota is not None
+    assert (record.quota.refused_by, record.error) == (name, code)
+    assert all(line.reserved == line.settled == 0 for line in record.quota.lines)
+    assert [type(effect) for effect in store.told] == [Reserve]
+
+
+def test_the_answer_shows_what_is_left():
+    """In the vendor's names, and budgets where the configuration says so."""
+    talk = play(Store(over=("read",)))
+    call(talk)
+    head = talk.response(content_length=str(len(CHAT_ANSWER)))[0]
+    sent = dict(head.change.set)
+
+    assert sent["x-ratelimit-limit-requests"] == "9"  # the tightest
+    assert sent["x-llm-quota"] == "exceeded; rule=read"
+    assert any(name.startswith("x-llm-budget-") for name in sent)
+
+
+def test_a_store_that_is_away_is_said_to_be():
+    """503, so that the caller tries again."""
+    for error in (LimitsAwayError("money"), EffectError("no")):
+        store = Store(fails=error)
+        talk = play(store)
+        assert (503, "gateway_limits_unavailable") == refused(call(talk))
+        assert talk.finish().quota is not None
+
+
+def test_a_model_without_a_price_may_not_spend_a_budget():
+    """Unknown is never zero; the configuration may say otherwise."""
+    body = CHAT.replace(b"gpt-4o-mini", b"nobody-knows")
+    assert (403, "policy_price_unknown") == refused(call(play(Store()), body))
+    store = Store()
+    forwarded(call(play(store, RULES.replace("headers:", "unknown_price: allow\n  headers:")), body))
+
+    assert store.reserved()["money"] == 0
+
+
+def test_a_call_that_the_provider_never_had_gives_all_back():
+    """Unreachable: nothing used, the slot free."""
+    store = Store()
+    talk = play(store)
+    call(talk)
+    talk.response(503, details="upstream_reset_before_response_started{connection_failure}")
+    talk.finish()
+
+    assert set(store.settled.values()) == {0}
+    without(store)
+
+
+def test_a_call_that_the_provider_refused_counts_as_a_call_only():
+    """It did no work."""
+    store = Store()
+    talk = play(store)
+    call(talk)
+    error = b'{"error":{"message":"no","type":"server_error"}}'
+    talk.response(500, content_length=str(len(error)))
+    talk.answer(error)
+    talk.finish()
+
+    assert store.settled == dict.fromkeys(("money", "read", "written", "both"), 0) | {"calls": 1, "open": 1, "there": 1}
+
+
+def test_a_caller_that_hangs_up_pays_for_what_there_was():
+    """An estimate, marked, and never zero."""
+    store = Store()
+    talk = play(store)
+    call(talk, CHAT_STREAM)
+    talk.response(content_type=SSE)
+    talk.answer(chat_chunks(["one", "two", "three"], None)[0], end=False)
+    record = talk.finish()
+
+    assert record.usage_source == "estimated"
+    assert store.settled["written"] >= 1
+    assert store.settled["read"] >= 1
+    assert store.settled["money"] > 0
+    without(store)
+
+
+def test_a_caller_that_hangs_up_before_the_answer_is_settled_too():
+    """However it ends, once."""
+    store = Store()
+    talk = play(store)
+    call(talk)
+    talk.finish()
+
+    without(store)
+    assert sum(isinstance(effect, Settle) for effect in store.told) == 1
+
+
+def test_another_provider_that_answered_is_charged_and_the_first_is_not():
+    """The chain's second: its own limit, unreserved."""
+    store = Store()
+    talk = play(store)
+    call(talk, CHAT.replace(b"gpt-4o-mini", b"pool"))
+    talk.response(content_length=str(len(CHAT_ANSWER)), x_llmi_provider="openai_b")
+    talk.answer(CHAT_ANSWER)
+    talk.finish()
+
+    assert (store.settled["there"], store.settled["calls"]) == (0, 1)
+    assert store.extra == {"openai_b": 1}
+
+
+def test_tokens_are_counted_exactly_where_that_is_asked_for():
+    """By the tokenizer, with a few for the structure."""
+    store = Store()
+    call(play(store, RULES.replace("headers:", "exact_input: true\n  headers:")))
+
+    assert 2 < store.reserved()["read"] < 30
+
+
+def long_stream(words: int) -> list[bytes]:
+    """A chat stream of so many content events."""
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
+    chunk = {**head, "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": None}]}
+    return [b"data: " + json.dumps(chunk).encode() + b"\n\n"] * words
+
+
+def test_a_stream_without_a_cap_reserves_more_as_it_runs():
+    """Before what is held runs out; the totals grow; nothing is sent differently."""
+    store = Store()
+    talk = play(store)
+    call(talk, CHAT_STREAM)
+    talk.response(content_type=SSE)
+    for piece in long_stream(3000):
+        talk.answer(piece, end=False)
+    asked = [effect.amounts[store.names.index("written")] for effect in store.told if isinstance(effect, Extend)]
+
+    assert asked == sorted(set(asked))
+    assert asked[0] < 2000 <= 3000 <= asked[-1] < 6000
+    assert next(iter(store.held.values()))["written"] == asked[-1]
+    talk.finish()
+    without(store)
+
+
+def test_a_stream_that_may_not_have_more_is_ended_in_the_vendors_shape():
+    """What was generated so far goes out, then the finish reason, the error and the terminator; then the stream is cut."""
+    store = Store(cap={"written": 1500})
+    talk = play(store)
+    call(talk, CHAT_STREAM)
+    talk.response(content_type=SSE)
+    got = b""
+    ended = 0
+    for number, piece in enumerate(long_stream(3000)):
+        got += sent_on(talk.answer(piece, end=False), piece)
+        if b"[DONE]" in got:
+            ended = number
+            break
+
+    assert 700 <= ended < 1000  # characters are counted three to a token
+    assert b'"finish_reason":"length"' in got
+    assert b"rate_limit" in got
+    record = talk.finish()
+    assert record.quota is not None
+    assert (record.quota.stopped, record.quota.refused_by) == (True, "written")
+    assert (record.error, record.usage_source) == ("policy_rate_limited", "estimated")
+    assert store.settled["written"] >= 700
+    without(store)
+
+
+def test_an_extension_under_way_ends_nothing():
+    """Only a refusal does."""
+    store = Store(pending=True)
+    talk = play(store)
+    call(talk, CHAT_STREAM)
+    talk.response(content_type=SSE)
+    for piece in long_stream(2000):
+        assert b"error" not in sent_on(talk.answer(piece, end=False), piece)
+    talk.finish()
+
+    assert 10 < sum(isinstance(effect, Extend) for effect in store.told) < 300
+
+
+def test_a_stream_with_a_cap_of_its_own_asks_for_no_more():
+    """All that it may use is held from the start."""
+    store = Store()
+    talk = play(store)
+    call(talk, CHAT_STREAM[:-1] + b',"max_tokens":4000}')
+    talk.response(content_type=SSE)
+    for piece in long_stream(3000):
+        talk.answer(piece, end=False)
+    talk.finish()
+
+    assert not any(isinstance(effect, Extend) for effect in store.told)
+
+
+def test_estimates_follow_what_providers_report():
+    """Many calls of a kind: the reservation comes near the truth."""
+    store = Store()
+    claude(play(store), MESSAGES)
+    before = store.reserved()["read"]
+    for _ in range(60):
+        store = Store()
+        talk = play(store)
+        claude(talk, MESSAGES_STREAM)
+        talk.response(content_type=SSE)
+        talk.answer(claude_stream(["hi"]))
+        talk.finish()
+    store = Store()
+    claude(play(store), MESSAGES)
+
+    assert 0 < store.reserved()["read"] != before
