@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from extproc.dialects import registry
 from extproc.dialects.dialect import ResponseReader
-from extproc.dialects.reading import LIMIT_CODES
+from extproc.dialects.reading import LIMIT_CODES, whole_events
 from extproc.errors import ErrorCode, Rejection
 
 MESSAGE = "The budget of team search is used up: this answer was stopped before its end."
@@ -215,6 +215,23 @@ def test_half_an_event_is_told(dialect: str) -> None:
     assert reader.half_sent
     assert not read("openai_chat", CHAT + b"data: {", strip=True).half_sent
     assert not registry.DIALECTS[dialect].reader(stream=False).half_sent
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("dialect", STREAMS)
+def test_a_piece_is_cut_where_its_last_event_ends(dialect: str, line_end: bytes) -> None:
+    """Wherever a stream was cut into pieces: what goes on, and the end, are whole events, and every one can be read."""
+    stream = STREAMS[dialect].replace(b"\n", line_end)
+    for at in range(1, len(stream) + 1, 7):
+        reader = registry.DIALECTS[dialect].reader(stream=True)
+        before, piece = stream[: max(0, at - 40)], stream[max(0, at - 40) : at]
+        reader.feed(before, end=False)
+        whole = whole_events(reader.feed(piece, end=False))
+        assert piece.startswith(whole)
+        if not whole and reader.half_sent:
+            continue
+        sent = (before + whole + reader.abort(BUDGET)).replace(line_end, b"\n")
+        assert MESSAGE in json.dumps(events(sent)[-2:])
 
 
 # ---- what is counted ----------------------------------------------------------------------------------------------

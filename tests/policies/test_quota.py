@@ -440,3 +440,30 @@ def test_estimates_follow_what_providers_report():
     claude(play(store), MESSAGES)
 
     assert 0 < store.reserved()["read"] != before
+
+
+def test_a_stream_is_ended_between_events():
+    """Half an event would hide why it ended: a stopped stream goes on to the end of the one that has begun."""
+    store = Store(cap={"written": 1500})
+    talk = play(store)
+    call(talk, CHAT_STREAM)
+    talk.response(content_type=SSE)
+    got = b""
+    for piece in long_stream(3000):
+        for half in (piece[:50], piece[50:]):
+            got += sent_on(talk.answer(half, end=False), half)
+        if b"[DONE]" in got:
+            break
+
+    found = [line.removeprefix(b"data: ") for line in got.split(b"\n") if line]
+    assert found[-1] == b"[DONE]"
+    assert "error" in json.loads(found[-2])
+    assert all(json.loads(line) for line in found[:-1])
+
+
+def test_a_cap_beyond_all_numbers_is_an_amount_like_any_other():
+    """What the store is asked for stays a number that it can count with."""
+    store = Store()
+    call(play(store), CHAT[:-1] + b',"n":9007199254740991,"max_tokens":9007199254740991}')
+
+    assert store.reserved()["written"] == store.reserved()["money"] == (1 << 53) - 1

@@ -111,6 +111,11 @@ BUDGET = charge(Kind.MONEY, Window.MONTH, 3 * NANO, "team=search")
             "Too many calls in flight: the limit of app chat is 10 requests at once; try again in a moment.",
         ),
         (
+            charge(Kind.MONEY, Window.CONCURRENT, NANO),
+            Standing(0, NANO, 3 * NANO // 2),
+            "Too many calls in flight: the limit of app chat is $1.50 at once; try again in a moment.",
+        ),
+        (
             charge(window=Window.BUCKET, period=90_000, burst=5),
             standing(5, 5),
             "Rate limit of app chat: 60 requests in 90 s, 5 requests at once; try again in 12 s.",
@@ -185,6 +190,7 @@ def test_the_limit_that_matters_is_named() -> None:
         (charge(Kind.TOKENS), standing(admits_at=inf), 429, ErrorCode.POLICY_RATE_LIMITED, None, False),
         (charge(), standing(until=NOW + 30, admits_at=0.0), 429, ErrorCode.POLICY_RATE_LIMITED, 30, True),
         (charge(window=Window.CONCURRENT), Standing(0, 9, 9), 429, ErrorCode.POLICY_CONCURRENCY_LIMITED, 1, True),
+        (charge(Kind.MONEY, Window.CONCURRENT), Standing(0, 9, 9), 429, ErrorCode.POLICY_CONCURRENCY_LIMITED, 1, True),
         (BUDGET, standing(NANO, NANO, NOW + 5), 402, ErrorCode.POLICY_BUDGET_EXCEEDED, 5, False),
     ],
 )

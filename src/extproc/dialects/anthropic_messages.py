@@ -31,7 +31,6 @@ from extproc.errors import Rejection
 from extproc.text import TextFilter
 from extproc.usage import Usage
 
-_BLOCK: Final = frozenset({b"content_block_start", b"content_block_stop"})
 # the text of most deltas, which needs no parsing: within a string the first quotes of this would be escaped
 _PLAIN: Final = re.compile(rb'"(?:text|partial_json|thinking)":"([^"\\]*)"')
 
@@ -108,7 +107,7 @@ class MessagesSseReader(SseReader):
         super().__init__(limit)
         self._counts: dict[str, object] = {}
         self._begun = False
-        self._blocks: list[bytes] = []  # data of the start events of those that are open: one, as this vendor streams
+        self._blocks: dict[int, None] = {}  # indexes of those that are open: one, as this vendor streams
 
     def observe(self, event: bytes) -> None:
         """Note what one event says."""
@@ -120,24 +119,12 @@ class MessagesSseReader(SseReader):
             plain = _PLAIN.search(data)
             self.written += plain.end(1) - plain.start(1) if plain is not None else self._written(parse(data))
             return
-        if name in _BLOCK:
-            self._block(name, data)
-            return
         body = parse(data)
         if is_object(body):
-            self._note(body, data)
+            self._note(body)
 
-    def _block(self, name: bytes, data: bytes) -> None:
-        if name == b"content_block_start":
-            self._blocks.append(data)
-        elif len(self._blocks) == 1:
-            self._blocks.clear()
-        else:
-            index = _index(data)
-            self._blocks = [start for start in self._blocks if _index(start) != index]
-
-    def _note(self, body: dict[str, object], data: bytes) -> None:
-        kind = body.get("type")
+    def _note(self, body: dict[str, object]) -> None:
+        kind, index = body.get("type"), body.get("index")
         if kind == "message_start":
             self._begun = True
             message = body.get("message")
@@ -153,8 +140,10 @@ class MessagesSseReader(SseReader):
         elif kind == "content_block_delta":
             self.events += 1
             self.written += self._written(body)
-        elif kind in ("content_block_start", "content_block_stop"):
-            self._block(str(kind).encode(), data)
+        elif kind == "content_block_start" and type(index) is int:
+            self._blocks[index] = None
+        elif kind == "content_block_stop" and type(index) is int:
+            self._blocks.pop(index, None)
         elif kind == "error":
             self.error = error_type(body.get("error") or body)
 
@@ -175,7 +164,7 @@ class MessagesSseReader(SseReader):
 
     def stop(self) -> bytes:
         """The open block is closed, and the message ends for `max_tokens`, with the output as counted so far."""
-        closed = b"".join(_event("content_block_stop", index=_index(start)) for start in self._blocks)
+        closed = b"".join(_event("content_block_stop", index=index) for index in self._blocks)
         if not self._begun or self.finish_reasons:
             return closed
         reported = count(self._counts, "output_tokens") or 0
@@ -189,11 +178,6 @@ class MessagesSseReader(SseReader):
 
 def _event(name: str, **fields: object) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + orjson.dumps({"type": name, **fields}) + b"\n\n"
-
-
-def _index(data: bytes) -> object:
-    body = parse(data)
-    return body.get("index") if is_object(body) else None
 
 
 class AnthropicMessages(Dialect):

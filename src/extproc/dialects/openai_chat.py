@@ -55,8 +55,8 @@ class ChatRequest(JsonRequest):
         checks.array(tree, "messages")
         self.choices = checks.whole(tree, "n", 1) or 1
         more = tree.get("best_of")  # of the older API; some servers take it here too, and write that many answers
-        if type(more) is int and more > self.choices:
-            self.choices = more
+        if type(more) is int:
+            self.choices = max(self.choices, min(more, 1 << 53))
         # with both, a server that knows one of them only goes by that one: the larger is the cap that holds
         caps = [checks.whole(tree, name) for name in ("max_tokens", "max_completion_tokens")]
         self.max_output = max((cap for cap in caps if cap is not None), default=None)

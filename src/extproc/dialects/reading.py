@@ -16,6 +16,7 @@ from extproc.errors import ErrorCode, Rejection
 
 DEFAULT_BODY_LIMIT: Final = 64 << 20
 DEFAULT_KEPT: Final = 4 << 20
+_BLANKS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 LIMIT_CODES: Final = frozenset(
     {
         ErrorCode.POLICY_RATE_LIMITED,
@@ -51,6 +52,12 @@ def strings(*values: object) -> Iterator[str]:
 def size(value: str) -> int:
     """Bytes of a text in UTF-8."""
     return len(value) if value.isascii() else len(value.encode())
+
+
+def whole_events(data: bytes) -> bytes:
+    """A piece of a stream up to the end of its last whole event, where it can be stopped; empty where none ends in it."""
+    ends = [data.rfind(blank) + len(blank) for blank in _BLANKS if blank in data]
+    return data[: max(ends, default=0)]
 
 
 def error_type(raw: object) -> str | None:

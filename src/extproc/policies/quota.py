@@ -12,19 +12,21 @@ from typing import ClassVar, Final, cast
 
 import msgspec
 
+from extproc.dialects.reading import whole_events
 from extproc.errors import EffectError, ErrorCode, LimitsAwayError, Rejection
 from extproc.exchange.draft import Draft
 from extproc.exchange.effects import Effect, Extend, Reserve, Settle, Steps
 from extproc.exchange.events import RequestBody, ResponseBody, ResponseHeaders
 from extproc.exchange.facts import Facts, Quota, UsageSource
 from extproc.exchange.policy import Policy
-from extproc.limits.counters import Charge, Counter, Extended, Kind, Reserved, Subject, nano
+from extproc.limits.counters import LARGEST, Charge, Counter, Extended, Kind, Reserved, Subject, nano
 from extproc.policies.quota_answers import budget_headers, rate_headers, refusal, stop
 from extproc.policies.quota_worth import Quotas, Worth, size_up, worst_cost
 from extproc.usage import Usage
 
 _CHARACTERS_A_TOKEN: Final = 3  # of generated text; fewer than it has on the average, so that the count errs high
 _AGAIN: Final = 8  # tokens after which an extension that is under way is asked after
+_MOST: Final = LARGEST - 1
 _HEADER_OVER: Final = "x-llm-quota"
 
 
@@ -124,10 +126,13 @@ class QuotaPolicy(Policy):
         used = _amounts(quota.charges, now.usage, worst_cost(quotas, facts, now) or 0, 1)
         self._next = output + _AGAIN
         if any(spent > held for spent, held in zip(used, extended.held, strict=True)):
+            whole = whole_events(event.data)
+            if not whole and reader.half_sent:
+                return  # the event that has begun ends in a later piece: half of one would hide why the stream ended
             quota.stopped = True
             quota.refused_by = quota.charges[extended.refused].counter.rule.name
             self._next = None
-            facts.response.unsent = facts.response.unsent or event.data
+            facts.response.unsent = facts.response.unsent or whole
             raise stop(quota.charges[extended.refused])
 
     # ---- settle -----------------------------------------------------------------------------------------------
@@ -208,12 +213,9 @@ def _amount(counter: Counter, usage: Usage, money: int, calls: int) -> int:
     kind = counter.rule.kind
     if kind is Kind.REQUESTS:
         return calls
-    if kind is Kind.MONEY:
-        return money
     read, written = usage.input or 0, usage.output or 0
-    if kind is Kind.TOKENS:
-        return read + written
-    return read if kind is Kind.INPUT_TOKENS else written
+    amounts = {Kind.MONEY: money, Kind.INPUT_TOKENS: read, Kind.OUTPUT_TOKENS: written, Kind.TOKENS: read + written}
+    return min(amounts[kind], _MOST)  # a cap on the output may be any number: more than all there is, is refused
 
 
 def _charges(counters: tuple[Counter, ...], usage: Usage, money: int, calls: int) -> tuple[Charge, ...]:

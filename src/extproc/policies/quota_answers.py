@@ -84,7 +84,7 @@ def refusal(api: str, charges: Sequence[Charge], reserved: Reserved) -> tuple[Re
         return _unknown(charge), index
     wait = _wait(standing, reserved.at)
     headers = rate_headers(api, charges, reserved)
-    if wait > _LONGEST_RETRY or rule.kind is Kind.MONEY:
+    if wait > _LONGEST_RETRY or _is_budget(rule):
         headers = (*headers, _NO_RETRY)
     status, code = _code(rule)
     rejection = Rejection(
@@ -102,13 +102,13 @@ def stop(charge: Charge) -> Rejection:
     """Why a stream ends early: the limit of `charge` has no room for more of it."""
     rule = charge.counter.rule
     status, code = _code(rule)
-    what = "budget" if rule.kind is Kind.MONEY else "limit"
+    what = "budget" if _is_budget(rule) else "limit"
     message = f"The {what}{_scope(charge.counter)} is used up: this answer was stopped before its end."
     return Rejection(status, code, message, detail=f"limit {rule.name}")
 
 
 def _unknown(charge: Charge) -> Rejection:
-    what = "budget" if charge.counter.rule.kind is Kind.MONEY else "limit"
+    what = "budget" if _is_budget(charge.counter.rule) else "limit"
     message = (
         f"The gateway cannot ask how much is left of the {what}{_scope(charge.counter)}, and what may be used without "
         "asking is used up. Try again in a moment."
@@ -118,8 +118,12 @@ def _unknown(charge: Charge) -> Rejection:
 
 
 def _rank(charge: Charge, standing: Standing, at: float) -> tuple[bool, bool, float]:
-    money = charge.counter.rule.kind is Kind.MONEY
-    return standing.admits_at != inf, not money, -_wait(standing, at)
+    return standing.admits_at != inf, not _is_budget(charge.counter.rule), -_wait(standing, at)
+
+
+def _is_budget(rule: Rule) -> bool:
+    """Money that is gone once it is spent; what calls in flight may cost together comes back when they end."""
+    return rule.kind is Kind.MONEY and rule.window is not Window.CONCURRENT
 
 
 def _wait(standing: Standing, at: float) -> float:
@@ -129,7 +133,7 @@ def _wait(standing: Standing, at: float) -> float:
 
 
 def _code(rule: Rule) -> tuple[int, ErrorCode]:
-    if rule.kind is Kind.MONEY:
+    if _is_budget(rule):
         return 402, ErrorCode.POLICY_BUDGET_EXCEEDED
     if rule.window is Window.CONCURRENT:
         return 429, ErrorCode.POLICY_CONCURRENCY_LIMITED
@@ -139,8 +143,7 @@ def _code(rule: Rule) -> tuple[int, ErrorCode]:
 def _message(charge: Charge, standing: Standing, at: float) -> str:
     rule, scope = charge.counter.rule, _scope(charge.counter)
     kind, limit = rule.kind, _limit(rule, standing)
-    money = kind is Kind.MONEY
-    name = "budget" if money else "limit"
+    money, name = kind is Kind.MONEY, "budget" if _is_budget(rule) else "limit"
     if standing.admits_at == inf:
         if kind is Kind.REQUESTS:
             return f"The limit{scope} ({limit}) lets no call pass."
@@ -254,7 +257,7 @@ def budget_headers(charges: Sequence[Charge], reserved: Reserved) -> Headers:
     budgets = [
         standing
         for charge, standing in zip(charges, reserved.standings, strict=True)
-        if charge.counter.rule.kind is Kind.MONEY and charge.counter.rule.window is not Window.CONCURRENT
+        if _is_budget(charge.counter.rule)
     ]
     if not budgets:
         return ()
