@@ -42,6 +42,7 @@ the old configuration stays in use, which the log, a metric and the health detai
 | file path | relative paths start at the folder of this file |
 | media type | `application/pdf`, `image/*`, `*/*` |
 | kind of entity | up to 32 capitals, digits and `_`, with no number at the end: `EMAIL_ADDRESS`, `EMPLOYEE_ID` |
+| time zone | a name of the IANA database: `UTC`, `Europe/Berlin` |
 | region | a country as two capitals (ISO 3166): `US`, `GB` |
 | operator | see [Operators](#operators) |
 | secret | only by reference: `{env: NAME}` or `{file: path}`; what looks like a key anywhere in the file, comments too, is an error |
@@ -188,7 +189,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, dict):
         return ", ".join(f"`{name}`" for name in value)
     if isinstance(value, tuple):
-        return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
+        return "`[" + ", ".join(str(item) if isinstance(item, int) else f'"{item}"' for item in value) + "]`"
     kinds = [item.text for item in field.metadata if isinstance(item, Kind)]
     return f"`{value if isinstance(value, str | PurePath) else _amount(value, kinds)}`"
 

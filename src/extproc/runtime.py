@@ -84,8 +84,7 @@ def build(
     """
     profiles = compile_profiles(config.redaction, detection.scanners, detection.key)
     grants = Grants(tuple(_rule(rule) for rule in config.access))
-    apis = {name: provider.api for name, provider in config.providers.items()}
-    catalog = Catalog(_overrides(config), apis)
+    catalog = make_catalog(config)
     parts: dict[type[Policy], Callable[[], Policy]] = {
         EndpointPolicy: partial(EndpointPolicy, _surfaces(config)),
         ScrubPolicy: partial(ScrubPolicy, config.labels.max_length),
@@ -101,6 +100,11 @@ def build(
     }
     factories = tuple(parts[kind] for kind in ORDER)
     return Runtime(config, Setup(factories, Hooks(ORDER), config.limits.request_body), generation)
+
+
+def make_catalog(config: Config) -> Catalog:
+    """What tokens cost at the providers of a configuration."""
+    return Catalog(_overrides(config), {name: provider.api for name, provider in config.providers.items()})
 
 
 def _read_limits(config: Config) -> ReadLimits:

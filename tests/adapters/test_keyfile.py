@@ -55,6 +55,25 @@ def test_the_file_has_the_documented_fields(tmp_path: Path, key_file: KeyFile) -
     assert set(entry) == {"id", "digest", "team", "app", "created", "tenant", "user", "expires", "note"}
 
 
+def test_an_organisation_is_kept(tmp_path: Path, key_file: KeyFile, hasher: Hasher) -> None:
+    """In the file, for the caller that the key stands for, and over a rotation; a file without one reads as before."""
+    old = key_file.create(Owner("demo", "chat", organisation="Acme Ö."))
+    new = key_file.rotate(old.entry.id, grace=HOUR)
+    plain = key_file.create(OWNER)
+    store = store_of(tmp_path, hasher)
+    found = [store.find(key.secret, time.time()).caller for key in (old, new, plain)]
+    assert [caller.organisation for caller in found if caller is not None] == ["Acme Ö.", "Acme Ö.", ""]
+    assert [entry.owner for entry in key_file.entries()][2] == OWNER
+
+
+@pytest.mark.parametrize("name", ["a{b", "a}b", "a\nb", "x" * 129])
+def test_an_organisation_that_cannot_be(key_file: KeyFile, name: str) -> None:
+    """Braces would move its counters to another shard: nothing is written."""
+    with pytest.raises(KeyFileError, match="organisation"):
+        key_file.create(Owner("demo", "chat", organisation=name))
+    assert key_file.entries() == ()
+
+
 def test_rotation_gives_a_successor_and_ends_the_old_key(tmp_path: Path, key_file: KeyFile, hasher: Hasher) -> None:
     """Both work during the grace period, the new one alone after it."""
     old = key_file.create(OWNER, note="n")

@@ -96,6 +96,28 @@ def test_list_shows_states_and_no_secret(capsys: pytest.CaptureFixture[str]) -> 
     assert not any(secret.rsplit("-", 1)[1] in text for secret in made)
 
 
+def test_an_organisation_is_listed_where_any_key_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is one for all, nobody needs to see it."""
+    create(capsys, "--state", "s")
+    assert call(keys, "list", "--state", "s") == 0
+    assert "ORGANISATION" not in capsys.readouterr().out
+    shown = json.loads(create(capsys, "--state", "s", "--organisation", "acme", "--json"))
+    assert shown["organisation"] == "acme"
+    assert call(keys, "list", "--state", "s") == 0
+    header, first, second = capsys.readouterr().out.splitlines()
+    assert "ORGANISATION" in header
+    assert "acme" not in first
+    assert second.index("acme") == header.index("ORGANISATION")
+
+
+def test_an_organisation_with_braces_fails_readably(capsys: pytest.CaptureFixture[str]) -> None:
+    """And no key is made."""
+    assert call(keys, "create", "--state", "s", "--team", "t", "--app", "a", "--organisation", "a{b}") == 1
+    shown = capsys.readouterr()
+    assert "organisation" in shown.err
+    assert shown.out == ""
+
+
 def test_an_empty_list_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And is an empty list for scripts."""
     (tmp_path / "s").mkdir()

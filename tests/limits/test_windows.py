@@ -56,7 +56,9 @@ CHANGES = [
     ms("2026-03-28T22:00+00:00"),
     ms("2026-11-01T05:00+00:00"),
 ]
-NEAR = st.tuples(st.sampled_from(CHANGES), st.integers(-30 * HOUR, 30 * HOUR)).map(sum)
+NEAR = st.tuples(st.sampled_from(CHANGES), st.one_of(st.integers(-30 * HOUR, 30 * HOUR), st.integers(-HOUR, HOUR))).map(
+    sum
+)
 
 
 @settings(max_examples=400)
@@ -132,6 +134,14 @@ def test_hours_of_half_hour_zones() -> None:
     assert span(Window.HOUR, "Asia/Kolkata", ms("2026-01-01T12:10+00:00")) == Span(
         *map(ms, ("2026-01-01T11:30+00:00", "2026-01-01T12:30+00:00", "2026-01-01T13:30+00:00"))
     )
+
+
+def test_hours_where_clocks_move_by_half_an_hour() -> None:
+    """On Lord Howe 2 o'clock is half past two in October: that hour has half; in April one has an hour and a half."""
+    october = span(Window.HOUR, "Australia/Lord_Howe", ms("2026-10-04T01:45+10:30"))
+    assert october == Span(*map(ms, ("2026-10-04T01:00+10:30", "2026-10-04T02:30+11:00", "2026-10-04T03:00+11:00")))
+    april = span(Window.HOUR, "Australia/Lord_Howe", ms("2026-04-05T01:45+10:30"))
+    assert april == Span(*map(ms, ("2026-04-05T01:00+11:00", "2026-04-05T02:00+10:30", "2026-04-05T03:00+10:30")))
 
 
 def test_months_have_their_lengths() -> None:

@@ -107,6 +107,7 @@ class KeyFile:
             app=owner.app,
             tenant=owner.tenant,
             user=owner.user,
+            organisation=owner.organisation,
             created=now,
             expires=None if life is None else now + life,
             replaces=replaces,

@@ -45,6 +45,8 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 Label = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
 OptionalLabel = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+# without braces: it stands between them in the names of counters, and decides their shard
+Organisation = Annotated[str, msgspec.Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f{}]*\Z")]
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -54,6 +56,7 @@ class Owner(msgspec.Struct, frozen=True):
     app: str
     tenant: str = ""
     user: str = ""
+    organisation: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,11 +73,12 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     revoked: Time | None = None
     replaces: str = ""  # the id of the key that this one took over from
     note: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    organisation: Organisation = ""
 
     @property
     def owner(self) -> Owner:
         """Whom the key stands for."""
-        return Owner(self.team, self.app, self.tenant, self.user)
+        return Owner(self.team, self.app, self.tenant, self.user, self.organisation)
 
     def state(self, now: datetime) -> str:
         """`live`, `expired` or `revoked` at `now`."""
@@ -225,6 +229,7 @@ def _row(entry: Entry) -> _Row:
         user=entry.user,
         expires_at=None if entry.expires is None else entry.expires.timestamp(),
         revoked=entry.revoked is not None,
+        organisation=entry.organisation,
     )
     return _Row(
         digest=bytes.fromhex(entry.digest),

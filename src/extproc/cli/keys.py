@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--app", required=True, help="app that the key stands for")
     create.add_argument("--tenant", default="", help="tenant, if there is one")
     create.add_argument("--user", default="", help="user, if the key is one person's")
+    create.add_argument(
+        "--organisation",
+        default="",
+        metavar="NAME",
+        help="organisation whose budgets count (default: the configured one)",
+    )
     create.add_argument("--expires", type=_duration, metavar="TIME", help="life of the key: 12h, 30d (default: no end)")
     create.add_argument("--note", default="", help="for whom and what, in your words")
     listing = actions.add_parser("list", help="show the keys, without their secrets")
@@ -83,7 +89,7 @@ def open_key_file(keys: Keys) -> KeyFile:
 def _create(args: argparse.Namespace) -> None:
     keys = key_settings(args)
     _first_time(keys, say=(lambda _text: None) if args.json else say)
-    owner = Owner(args.team, args.app, args.tenant, args.user)
+    owner = Owner(args.team, args.app, args.tenant, args.user, args.organisation)
     _show_once(open_key_file(keys).create(owner, expires=args.expires, note=args.note), args)
 
 
@@ -125,11 +131,16 @@ def _list(args: argparse.Namespace) -> None:
         say("no keys yet: extproc keys create --team TEAM --app APP")
         return
     now = datetime.now(UTC)
+    named = any(e.organisation for e in entries)  # most have one organisation, which nobody needs to see
     rows = [
-        (e.id, e.state(now), e.team, e.app, e.tenant, e.user, _time(e.created), _time(e.expires), e.note)
+        (
+            *(e.id, e.state(now), *([e.organisation] if named else []), e.team, e.app, e.tenant, e.user),
+            *(_time(e.created), _time(e.expires), e.note),
+        )
         for e in entries
     ]
-    print_table(("ID", "STATE", "TEAM", "APP", "TENANT", "USER", "CREATED", "EXPIRES", "NOTE"), rows)
+    owner = (*(["ORGANISATION"] if named else []), "TEAM", "APP", "TENANT", "USER")
+    print_table(("ID", "STATE", *owner, "CREATED", "EXPIRES", "NOTE"), rows)
 
 
 def _show_once(new: NewKey, args: argparse.Namespace) -> None:
@@ -151,6 +162,7 @@ def _public(entry: Entry) -> dict[str, str | None]:
         "app": entry.app,
         "tenant": entry.tenant,
         "user": entry.user,
+        "organisation": entry.organisation,
         "created": entry.created.isoformat(),
         "expires": None if entry.expires is None else entry.expires.isoformat(),
         "revoked": None if entry.revoked is None else entry.revoked.isoformat(),

@@ -94,14 +94,14 @@ local function turn(b, start)
   return b.ps == start and start > 0 and 'p' or nil
 end
 
--- Writes a counter. The time it stays: a window more; till the bucket is full and an hour; an hour after the last call.
+-- Writes a counter. It stays an hour after the window that follows, after the bucket is full, after the last call.
 local function save(b)
   local key = b.key
   if b.kind == 'c' then
     if b.rolled then
       call('HSET', key, 's', b.s, 'e', b.e, 'u', b.u, 'r', b.r, 'g', b.g, 'a', b.a)
       if b.ps then call('HSET', key, 'ps', b.ps, 'pu', b.pu, 'pr', b.pr, 'pg', b.pg) end
-      call('PEXPIREAT', key, b.rolled)
+      call('PEXPIREAT', key, b.rolled + HOUR)
     elseif b.books == 'p' then
       call('HSET', key, 'pu', b.pu, 'pr', b.pr)
     elseif b.told then

@@ -7,180 +7,31 @@ scripts are tested against. It asks and answers as the scripts do; times are UNI
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import chain
+from typing import Final
 
-from extproc.limits.counters import LARGEST, Span, Standing, Window
-from extproc.limits.rules import burst_at
+from extproc.limits.counters import LARGEST, Standing, Window
+from extproc.limits.pages import HOUR, Bucket, CalendarPage, Flights, Page, counted, fresh, room, stored, verdict
 from extproc.limits.scripts import TOMBSTONE, Booking, Reply, State, read
 
-_HOUR: Final = 3_600_000
-_YEAR: Final = 31_622_400_000
 _TIDY: Final = 60_000  # milliseconds between two looks for what has no use any more
 _GONE: Final = 3  # flag of a line whose books are no more
 
 
-class _Page(Protocol):
-    """The books of one counter that an amount belongs to."""
-
-    granted: int
-    reserved: int
-
-    def taken(self) -> int:
-        """Used and reserved."""
-
-    def hold(self, old: int, new: int) -> None:
-        """A live reservation holds `new` in the place of `old`."""
-
-    def lapse(self, held: int) -> None:
-        """A reservation of `held` has expired."""
-
-    def revive(self, old: int, new: int) -> None:
-        """One that had expired holding `old` holds `new`."""
-
-    def settle(self, live: int, late: int, real: int) -> None:
-        """`real` was used; until now `live` was reserved for it, or `late` charged."""
-
-    def forgive(self) -> None:
-        """What was used counts no longer."""
-
-    def row(self) -> tuple[int, int, int]:
-        """Used, reserved, end of the window."""
-
-
-def _counted(amount: int) -> int:
-    return min(LARGEST - 1, max(0, amount))
-
-
-class _Window:
-    """A calendar window."""
-
-    def __init__(self, start: int = 0, end: int = 0, until: int = 0) -> None:
-        self.start: Final = start
-        self.end: Final = end
-        self.until: Final = until  # when its books go
-        self.used = self.reserved = self.granted = self.told = 0
-
-    def taken(self) -> int:
-        return self.used + self.reserved
-
-    def hold(self, old: int, new: int) -> None:
-        self.reserved = max(0, self.reserved - old) + new
-
-    def lapse(self, held: int) -> None:
-        self.reserved = max(0, self.reserved - held)
-        self.used = _counted(self.used + held)
-
-    def revive(self, old: int, new: int) -> None:
-        self.used = max(0, self.used - old)
-        self.reserved += new
-
-    def settle(self, live: int, late: int, real: int) -> None:
-        self.reserved = max(0, self.reserved - live)
-        self.used = _counted(max(0, self.used - late) + real)
-
-    def forgive(self) -> None:
-        self.used = 0
-
-    def row(self) -> tuple[int, int, int]:
-        return self.used, self.reserved, self.end
-
-    def reached(self, booking: Booking) -> int:
-        """The highest alert that what is used has newly reached, or 0."""
-        limit = _room(self, booking)
-        level = max((level for level in booking.counter.rule.alerts if self.used * 100 >= limit * level), default=0)
-        if not self.used or level <= self.told:
-            return 0
-        self.told = level
-        return level
-
-
-class _Bucket:
-    """A token bucket: what is out, and when that was."""
-
-    def __init__(self) -> None:
-        self.out = self.at = self.rest = self.reserved = self.granted = self.quiet = 0
-
-    def drain(self, booking: Booking, now: int) -> None:
-        rate, period = booking.limit, booking.counter.rule.period
-        if self.out and rate:
-            units, self.rest = divmod(max(0, now - self.at) * rate + (self.rest if self.rest < period else 0), period)
-            self.out = max(0, self.out - units)
-            if not self.out:
-                self.granted = 0
-        if not self.out:
-            self.rest = 0
-        self.at = now
-
-    def stays(self, booking: Booking) -> int:
-        """Milliseconds."""
-        period = booking.counter.rule.period
-        drained = self.out * period // booking.limit if booking.limit else 0
-        return min(drained, _YEAR) + period + _HOUR
-
-    def taken(self) -> int:
-        return self.out
-
-    def hold(self, old: int, new: int) -> None:
-        self.reserved = max(0, self.reserved - old) + new
-        self.out = _counted(self.out + new - old)
-
-    def lapse(self, held: int) -> None:
-        self.reserved = max(0, self.reserved - held)
-
-    def revive(self, old: int, new: int) -> None:
-        self.reserved += new
-        self.out = _counted(self.out + new - old)
-
-    def settle(self, live: int, late: int, real: int) -> None:
-        self.reserved = max(0, self.reserved - live)
-        self.out = _counted(self.out + real - live - late)
-
-    def forgive(self) -> None:
-        self.out = min(self.out, self.reserved)
-
-    def row(self) -> tuple[int, int, int]:
-        reserved = min(self.reserved, self.out)
-        return self.out - reserved, reserved, 0
-
-
-class _Flights:
-    """Calls in flight."""
-
-    def __init__(self) -> None:
-        self.reserved = self.granted = self.quiet = 0
-
-    def taken(self) -> int:
-        return self.reserved
-
-    def hold(self, old: int, new: int) -> None:
-        self.reserved = max(0, self.reserved - old) + new
-
-    def lapse(self, held: int) -> None:
-        self.reserved = max(0, self.reserved - held)
-
-    def revive(self, old: int, new: int) -> None:
-        self.reserved += new
-
-    def settle(self, live: int, late: int, real: int) -> None:
-        self.reserved = max(0, self.reserved - live)
-
-    def forgive(self) -> None:
-        """There is nothing used."""
-
-    def row(self) -> tuple[int, int, int]:
-        return 0, self.reserved, 0
-
-
-def _room(page: _Page, booking: Booking) -> int:
-    rule = booking.counter.rule
-    limit = burst_at(rule, booking.limit) if rule.window is Window.BUCKET else booking.limit
-    return min(LARGEST - 1, limit + page.granted)
-
-
-def _line(page: _Page, booking: Booking, flag: int = 0, alert: int = 0, held: int = 0) -> list[int]:
+def _line(page: Page, booking: Booking, flag: int = 0, alert: int = 0, held: int = 0) -> list[int]:
     used, reserved, end = page.row()
-    return [used, reserved, _room(page, booking), end, flag, alert, held]
+    return [used, reserved, room(page, booking), end, flag, alert, held]
+
+
+def stored_standing(booking: Booking, fields: Mapping[bytes, bytes], now: int) -> Standing:
+    """How a counter stands in the store: `fields` are what HGETALL of its key answered, `now` the store's clock.
+
+    Raises ValueError where that is not a counter.
+    """
+    line = _line(stored(booking, fields, now), booking)
+    return read([State.GRANTED, now, *line], [booking]).lines[0].standing
 
 
 class _Hold:
@@ -199,8 +50,8 @@ class Ledger:
 
     def __init__(self) -> None:
         """Empty books."""
-        self._pages: dict[bytes, _Bucket | _Flights] = {}
-        self._windows: dict[bytes, deque[_Window]] = {}  # the latest last, and at most one before it
+        self._pages: dict[bytes, Bucket | Flights] = {}
+        self._windows: dict[bytes, deque[CalendarPage]] = {}  # the latest last, and at most one before it
         self._until: dict[bytes, int] = {}
         self._holds: dict[str, _Hold] = {}
         self._ended: deque[tuple[int, str]] = deque()
@@ -213,19 +64,18 @@ class Ledger:
         if hold is not None:
             if hold.state != "live":
                 return Reply(State.FINISHED, now)
-            pages = [self._running(booking, now) or self._latest(booking) for booking in bookings]
-            rows = zip(pages, bookings, hold.bookings, strict=True)
-            return self._reply(State.AGAIN, now, bookings, [_line(p, b, held=old.amount) for p, b, old in rows])
-        found = [self._running(booking, now) for booking in bookings]
-        pages = [page for page in found if page is not None]
-        if len(pages) < len(found):
+            pages = [self._running(booking, now) or self._latest(booking, now) for booking in bookings]
+            standing = zip(pages, bookings, hold.bookings, strict=True)
+            return self._reply(State.AGAIN, now, bookings, [_line(p, b, held=old.amount) for p, b, old in standing])
+        running = [page for page in [self._running(booking, now) for booking in bookings] if page is not None]
+        if len(running) < len(bookings):
             return Reply(State.CLOCK, now)
-        flags = [_flag(page, booking, booking.amount) for page, booking in zip(pages, bookings, strict=True)]
-        rows = list(zip(pages, bookings, flags, strict=True))
+        flags = [verdict(page, booking, booking.amount) for page, booking in zip(running, bookings, strict=True)]
+        rows = list(zip(running, bookings, flags, strict=True))
         if 1 in flags:
             lines = [_line(p, b, flag, self._turned_away(p, b, now) if flag == 1 else 0) for p, b, flag in rows]
             return self._reply(State.REFUSED, now, bookings, lines)
-        starts = [page.start if isinstance(page, _Window) else 0 for page in pages]
+        starts = [page.start if isinstance(page, CalendarPage) else 0 for page in running]
         self._holds[name] = _Hold(bookings, starts, now + lease)
         lines = []
         for page, booking, flag in rows:
@@ -244,17 +94,17 @@ class Ledger:
             page = self._page(booking, start, now)
             flag = _GONE if page is None else 0
             if page is not None and booking.amount > old.amount:
-                flag = _flag(page, booking, booking.amount - old.amount)
+                flag = verdict(page, booking, booking.amount - old.amount)
             rows.append((page, booking, old.amount, flag))
         if any(row[3] == 1 for row in rows):
-            lines = [_line(p or self._latest(b), b, flag, held=old) for p, b, old, flag in rows]
+            lines = [_line(p or self._latest(b, now), b, flag, held=old) for p, b, old, flag in rows]
             return self._reply(State.REFUSED, now, bookings, lines)
         expired, lines = hold.state == "expired", []
-        for page, booking, old, flag in rows:
-            if page is not None:
-                (page.revive if expired else page.hold)(old, booking.amount)
-                self._keep(page, booking, now)
-            lines.append(_line(page or self._latest(booking), booking, flag, held=booking.amount))
+        for affected, booking, held, flag in rows:
+            if affected is not None:
+                (affected.revive if expired else affected.hold)(held, booking.amount)
+                self._keep(affected, booking, now)
+            lines.append(_line(affected or self._latest(booking, now), booking, flag, held=booking.amount))
         hold.bookings, hold.state, hold.ends = tuple(bookings), "live", now + lease
         return self._reply(State.REVIVED if expired else State.GRANTED, now, bookings, lines)
 
@@ -321,7 +171,7 @@ class Ledger:
 
     def standing(self, booking: Booking, now: int) -> Standing:
         """How a counter stands; the amount is not looked at."""
-        page = self._running(booking, now) or self._latest(booking)
+        page = self._running(booking, now) or self._latest(booking, now)
         return self._reply(State.GRANTED, now, [booking], [_line(page, booking)]).lines[0].standing
 
     def _adjust(self, booking: Booking, now: int, amount: int | None) -> Reply:
@@ -331,11 +181,11 @@ class Ledger:
         if amount is None:
             page.forgive()
         else:
-            page.granted = _counted(page.granted + amount)
-        if isinstance(page, _Window):
+            page.granted = counted(page.granted + amount)
+        if isinstance(page, CalendarPage):
             page.told = 0
             page.reached(booking)
-        elif isinstance(page, _Bucket | _Flights):
+        elif isinstance(page, Bucket | Flights):
             page.quiet = 0
         self._keep(page, booking, now)
         return self._reply(State.GRANTED, now, [booking], [_line(page, booking)])
@@ -343,30 +193,104 @@ class Ledger:
     def _charge(self, booking: Booking, now: int) -> list[int]:
         """Charge what nobody had reserved."""
         page = self._running(booking, now) if booking.amount else None
-        if page is None or isinstance(page, _Flights):
+        if page is None or isinstance(page, Flights):
             return _line(self._latest(booking, now), booking)
         page.settle(0, 0, booking.amount)
         return self._charged(page, booking, now, 0)
 
-    def _charged(self, page: _Page | None, booking: Booking, now: int, held: int) -> list[int]:
+    def _charged(self, page: Page | None, booking: Booking, now: int, held: int) -> list[int]:
         """A line after a charge. Of windows only the latest tells alerts: the one before it is history."""
         if page is None:
-            return _line(self._latest(booking), booking, _GONE, held=held)
+            return _line(self._latest(booking, now), booking, _GONE, held=held)
         self._keep(page, booking, now)
         alert = 0
-        if isinstance(page, _Window) and page is self._latest(booking):
+        if isinstance(page, CalendarPage) and page is self._latest(booking, now):
             alert = page.reached(booking)
         return _line(page, booking, alert=alert, held=held)
 
-    def _turned_away(self, page: _Page, booking: Booking, now: int) -> int:
+    def _turned_away(self, page: Page, booking: Booking, now: int) -> int:
         """The alert for a refusal: once in a window, else once in an hour; not for what could never have passed."""
-        if booking.amount > _room(page, booking) or 100 not in booking.counter.rule.alerts:
+        if booking.amount > room(page, booking) or 100 not in booking.counter.rule.alerts:
             return 0
-        if isinstance(page, _Window) and page.told < 100:
+        if isinstance(page, CalendarPage) and page.told < 100:
             page.told = 100
-        elif isinstance(page, _Bucket | _Flights) and now >= page.quiet:
-            page.quiet = now + _HOUR
+        elif isinstance(page, Bucket | Flights) and now >= page.quiet:
+            page.quiet = now + HOUR
         else:
             return 0
         self._keep(page, booking, now)
         return 100
+
+    def _hold(self, name: str, now: int) -> _Hold | None:
+        hold = self._holds.get(name)
+        return None if hold is None or (hold.state != "live" and hold.until <= now) else hold
+
+    def _end(self, name: str, hold: _Hold, state: str, now: int) -> None:
+        hold.state, hold.until = state, now + TOMBSTONE
+        self._holds[name] = hold
+        self._ended.append((hold.until, name))
+
+    def _open(self, booking: Booking, now: int) -> Bucket | Flights:
+        """A copy that nothing has happened to yet but time: what is done to it counts from `_keep` on."""
+        key = booking.counter.key
+        page = copy(self._pages[key]) if key in self._pages and now < self._until[key] else None
+        if booking.counter.rule.window is Window.CONCURRENT:
+            return page if isinstance(page, Flights) else Flights()
+        bucket = page if isinstance(page, Bucket) else Bucket()
+        bucket.drain(booking, now)
+        return bucket
+
+    def _pair(self, booking: Booking, now: int) -> deque[CalendarPage]:
+        """The latest window, last, and the one before it, as far as there are any."""
+        windows = self._windows.get(booking.counter.key)
+        return windows if windows and now < windows[-1].until else deque(maxlen=2)
+
+    def _latest(self, booking: Booking, now: int) -> Page:
+        if booking.span is None:
+            return self._open(booking, now)
+        windows = self._pair(booking, now)
+        return windows[-1] if windows else CalendarPage()
+
+    def _running(self, booking: Booking, now: int) -> Page | None:
+        """The books that a new amount belongs to. None: the span is not of this time."""
+        span = booking.span
+        if span is None:
+            return self._open(booking, now)
+        windows = self._pair(booking, now)
+        return windows[-1] if windows and now < windows[-1].end else fresh(span, now)
+
+    def _page(self, booking: Booking, start: int, now: int) -> Page | None:
+        """The books that a reservation of the window from `start` belongs to. None: they are no more."""
+        if booking.span is None:
+            return self._open(booking, now)
+        return next((window for window in reversed(self._pair(booking, now)) if window.start == start), None)
+
+    def _keep(self, page: Page, booking: Booking, now: int) -> None:
+        key = booking.counter.key
+        if isinstance(page, CalendarPage):
+            windows = self._pair(booking, now)
+            if page not in windows:
+                windows.append(page)
+            self._windows[key] = windows
+        elif isinstance(page, Bucket):
+            self._pages[key], self._until[key] = page, now + page.stays(booking)
+        elif isinstance(page, Flights):
+            self._pages[key], self._until[key] = page, LARGEST if page.reserved else now + HOUR
+
+    def _tidy(self, now: int) -> None:
+        """Forget what has no use any more."""
+        if now < self._tidied + _TIDY:
+            return
+        self._tidied = now
+        while self._ended and self._ended[0][0] <= now:
+            name = self._ended.popleft()[1]
+            if name in self._holds and self._hold(name, now) is None:
+                del self._holds[name]
+        for key in [key for key, until in self._until.items() if until <= now]:
+            del self._until[key], self._pages[key]
+        for key in [key for key, windows in self._windows.items() if windows[-1].until <= now]:
+            del self._windows[key]
+
+    @staticmethod
+    def _reply(state: State, now: int, bookings: Sequence[Booking], lines: Sequence[Sequence[int]]) -> Reply:
+        return read([state, now, *chain.from_iterable(lines)], bookings)

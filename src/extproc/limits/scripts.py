@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from extproc.limits.counters import LARGEST, Counter, Reserved, Rule, Span, Standing, Window
+from extproc.limits.rules import burst_at
 
 TOMBSTONE: Final = 3_600_000
 """Milliseconds that the record of a reservation stays after its end."""
@@ -161,11 +162,6 @@ def counters_pattern(organisation: str) -> bytes:
     return f"xq:{{{escaped}}}:c:*".encode()
 
 
-def burst(rule: Rule, limit: int) -> int:
-    """The burst of a bucket whose limit is now `limit`: it grows and shrinks with the limit, rounded up."""
-    return rule.burst if limit == rule.limit or rule.limit <= 0 else -(-rule.burst * limit // rule.limit)
-
-
 def terms(booking: Booking) -> bytes:
     """A counter's terms as `common.lua` reads them. Raises ValueError where they cannot be counted exactly."""
     counter, _, limit, span = booking
@@ -177,7 +173,7 @@ def terms(booking: Booking) -> bytes:
     if rule.window is Window.CONCURRENT:
         return b"k%b %d 0 0 0 %b" % (mode, limit, alerts)
     if rule.window is Window.BUCKET:
-        most = burst(rule, limit)
+        most = burst_at(rule, limit)
         if not (0 < rule.period <= _EXACT_PERIOD and 0 <= most < LARGEST):
             raise ValueError(f"{rule.name}: a bucket of {most} in {rule.period} ms cannot be counted")
         return b"b%b %d %d %d 0 %b" % (mode, most, limit, rule.period, alerts)

@@ -1,0 +1,216 @@
+"""The ledger and the store's scripts keep the same books: random operations, every answer and every counter compared."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from extproc.limits.counters import Kind, Rule, Window
+from extproc.limits.ledger import Ledger, stored_standing
+from extproc.limits.scripts import (
+    Booking,
+    Calls,
+    Handle,
+    Name,
+    Reply,
+    State,
+    due,
+    expire,
+    grant,
+    leases_key,
+    record_key,
+    renew,
+    reset,
+)
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from limits.store import ask, book, bucket, call, clock, counter, flights, month, tiles
+from valkey import Valkey
+
+WIDTH = 40  # milliseconds: a calendar window of these tests
+LEASES = (8, 60_000)
+NUMBERS = itertools.count()
+RULES = (
+    month("hard", 100, alerts=(50, 80, 100)),
+    month("soft", 60, hard=False, alerts=(10,)),
+    bucket("rate", 100, burst=40, period=300),
+    bucket("slow", 7, burst=30, period=999, hard=False, alerts=()),
+    flights("three", 3),
+    flights("two", 2, hard=False),
+)
+CHOICE = st.lists(st.sampled_from(range(len(RULES))), min_size=1, max_size=3, unique=True)
+AMOUNTS = st.lists(st.integers(0, 45), min_size=3, max_size=3)
+
+
+class Comparison(RuleBasedStateMachine):
+    """Does everything twice."""
+
+    client: Valkey
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.organisation = f"o{next(NUMBERS)}"
+        self.counters = [counter(self.organisation, one) for one in RULES]
+        self.limits = [one.limit for one in RULES]
+        self.calls, self.ledger = Calls(), Ledger()
+        self.names = [f"id{number}" for number in range(8)]
+        self.reserved: dict[str, list[int]] = {}  # which counters an id was first used with
+
+    @initialize()
+    def begin(self) -> None:
+        assert self.client.exists(leases_key(self.organisation)) == 0
+
+    def bookings(self, places: list[int], amounts: list[int], shift: int = 0) -> list[Booking]:
+        span = tiles(int(time.time() * 1000) + shift, WIDTH)
+        made = []
+        for place, amount in zip(places, amounts, strict=False):
+            counted = self.counters[place]
+            window = counted.rule.window
+            wanted = int(amount > 9) if window is Window.CONCURRENT else amount
+            made.append(Booking(counted, wanted, self.limits[place], span if window is Window.MONTH else None))
+        return made
+
+    def handle(self, name: str) -> Handle:
+        return Handle(self.organisation, name)
+
+    def same(self, theirs: Reply, ours: Reply) -> None:
+        assert theirs == ours
+
+    @rule(
+        name=st.integers(0, 7),
+        places=CHOICE,
+        amounts=AMOUNTS,
+        lease=st.sampled_from(LEASES),
+        shift=st.sampled_from([0, 0, 0, -30, 30, -200]),
+    )
+    def reserve(self, name: int, places: list[int], amounts: list[int], lease: int, shift: int) -> None:
+        """Also with a span of another time, and with an id that has been used."""
+        places = self.reserved.setdefault(self.names[name], places)
+        bookings = self.bookings(places, amounts, shift)
+        theirs = ask(self.client, Name.RESERVE, self.calls.reserve(self.handle(self.names[name]), bookings, lease), bookings)
+        self.same(theirs, self.ledger.reserve(self.names[name], bookings, theirs.now, lease))
+
+    @precondition(lambda self: self.reserved)
+    @rule(pick=st.integers(0, 7), amounts=AMOUNTS, lease=st.sampled_from(LEASES))
+    def extend(self, pick: int, amounts: list[int], lease: int) -> None:
+        name = list(self.reserved)[pick % len(self.reserved)]
+        bookings = self.bookings(self.reserved[name], amounts)
+        theirs = ask(self.client, Name.EXTEND, self.calls.extend(self.handle(name), bookings, lease), bookings)
+        self.same(theirs, self.ledger.extend(name, bookings, theirs.now, lease))
+
+    @rule(pick=st.integers(0, 7), places=CHOICE, amounts=AMOUNTS, nothing=st.booleans(), more=st.integers(0, 30))
+    def settle(self, pick: int, places: list[int], amounts: list[int], nothing: bool, more: int) -> None:
+        """Known and unknown ones, releases, and amounts on a counter that was not reserved on; new ids afterwards."""
+        name = self.names[pick]
+        places = self.reserved.setdefault(name, places)
+        bookings = self.bookings(places, [0, 0, 0] if nothing else amounts)
+        others = [place for place in (0, 2) if place not in places and more]
+        extra = self.bookings(others, [more] * 2)
+        theirs = ask(
+            self.client, Name.SETTLE, self.calls.settle(self.handle(name), bookings, extra), [*bookings, *extra]
+        )
+        self.same(theirs, self.ledger.settle(name, bookings, theirs.now, extra))
+        again = ask(self.client, Name.SETTLE, self.calls.settle(self.handle(name), bookings, extra), [*bookings, *extra])
+        assert again.state is (State.CLOCK if theirs.state is State.CLOCK else State.ENDED) or again.state is State.CHARGED
+        if again.state is State.CHARGED:  # the window began in between
+            self.same(again, self.ledger.settle(name, bookings, again.now, extra))
+        if theirs.state is State.SETTLED:
+            self.reserved.pop(name)
+            self.names[pick] = f"id{next(NUMBERS)}n"
+
+    @rule()
+    def sweep(self) -> None:
+        """Everything that is due expires, and nothing else."""
+        now, names = call(self.client, Name.DUE, due(self.organisation))
+        live = {name for name, hold in self.ledger._holds.items() if hold.state == "live" and hold.ends <= now}
+        assert {name.decode() for name in names} == live
+        for name in sorted(live):
+            record = self.client.get(record_key(self.handle(name)))
+            bookings = self.ledger._holds[name].bookings
+            theirs = ask(self.client, Name.EXPIRE, expire(self.handle(name), record), bookings)
+            self.same(theirs, self.ledger.expire_one(name, theirs.now))
+            assert theirs.state is State.EXPIRED
+
+    @rule(pick=st.integers(0, 7))
+    def expire_any(self, pick: int) -> None:
+        name = self.names[pick]
+        record = self.client.get(record_key(self.handle(name)))
+        bookings = self.ledger._holds[name].bookings if name in self.ledger._holds else ()
+        theirs = ask(self.client, Name.EXPIRE, expire(self.handle(name), record), bookings)
+        self.same(theirs, self.ledger.expire_one(name, theirs.now))
+
+    @rule(picks=st.lists(st.integers(0, 7), max_size=3), lease=st.sampled_from(LEASES))
+    def renew(self, picks: list[int], lease: int) -> None:
+        names = [self.names[pick] for pick in picks]
+        now, *lost = call(self.client, Name.RENEW, renew(self.organisation, names, lease))
+        holds = self.ledger._holds
+        assert lost == [at for at, name in enumerate(names) if name not in holds or holds[name].state != "live"]
+        self.ledger.renew(names, now, lease)
+
+    @rule(place=st.integers(0, 3), amount=st.integers(-20, 40))
+    def top_up(self, place: int, amount: int) -> None:
+        (booking,) = self.bookings([place], [amount])
+        theirs = ask(self.client, Name.ADJUST, grant(booking), [booking])
+        self.same(theirs, self.ledger.grant(booking, theirs.now))
+
+    @rule(place=st.integers(0, 5))
+    def reset(self, place: int) -> None:
+        (booking,) = self.bookings([place], [0])
+        theirs = ask(self.client, Name.ADJUST, reset(booking), [booking])
+        self.same(theirs, self.ledger.reset(booking, theirs.now))
+
+    @rule(place=st.integers(0, 5), limit=st.integers(0, 200))
+    def change_limit(self, place: int, limit: int) -> None:
+        self.limits[place] = limit % 5 if place > 3 else limit
+
+    @rule(milliseconds=st.sampled_from([1, 3, 10, 45]))
+    def wait(self, milliseconds: int) -> None:
+        time.sleep(milliseconds / 1000)
+
+    @invariant()
+    def every_counter(self) -> None:
+        bookings = self.bookings(list(range(len(RULES))), [0] * len(RULES))
+        pipe = self.client.pipeline()
+        pipe.time()
+        for counted in self.counters:
+            pipe.hgetall(counted.key)
+        (seconds, micros), *found = pipe.execute()
+        now = seconds * 1000 + micros // 1000
+        for booking, fields in zip(bookings, found, strict=True):
+            key = booking.counter.key
+            assert stored_standing(booking, fields, now) == self.ledger.standing(booking, now)
+            windows = self.ledger._windows.get(key, ())
+            if booking.span is not None and fields:
+                latest = windows[-1]
+                assert [int(fields[name]) for name in (b"s", b"e", b"u", b"r", b"g", b"a")] == [
+                    latest.start, latest.end, latest.used, latest.reserved, latest.granted, latest.told
+                ]  # fmt: skip
+                if len(windows) == 2:
+                    before = windows[0]
+                    assert [int(fields[name]) for name in (b"ps", b"pu", b"pr")] == [
+                        before.start, before.used, before.reserved
+                    ]  # fmt: skip
+
+    def teardown(self) -> None:
+        for key in self.client.scan_iter(f"xq:{{{self.organisation}}}:*"):
+            self.client.delete(key)
+
+
+def test_same_books(socket: Path) -> None:
+    """Whatever is done, in whatever order: every answer and every counter of the store is the ledger's."""
+    with Valkey(unix_socket_path=str(socket)) as client:
+        machine = type("Connected", (Comparison,), {"client": client})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=40,
+                deadline=None,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
