@@ -86,8 +86,8 @@ def messages(key: str, size: int, *, stream: bool) -> list[bytes]:
     return [message.SerializeToString() for message in out]
 
 
-def make_host(folder: Path, sinks: str) -> tuple[Host, str]:
-    """A host with one key. `sinks`: letters of what takes records: l (log), m (metrics)."""
+def make_host(folder: Path, sinks: str, config: bytes = CONFIG) -> tuple[Host, str, MetricsSink]:
+    """A host with one key, its key and its metrics. `sinks`: letters of what takes records: l (log), m (metrics)."""
     hasher = Hasher(os.urandom(32))
     store = FileKeyStore(hasher)
     identity = new_id()
@@ -104,9 +104,9 @@ def make_host(folder: Path, sinks: str) -> tuple[Host, str]:
         taken.append(RecordLog(LineWriter(os.open(os.devnull, os.O_WRONLY))))
     if "m" in sinks:
         taken.append(metrics)
-    host = Host(build(load(CONFIG, "gateway.yaml", base=folder)), store, Tokenizers(folder / "tiktoken"), tuple(taken))
+    host = Host(build(load(config, "gateway.yaml", base=folder)), store, Tokenizers(folder / "tiktoken"), tuple(taken))
     host.gauge = metrics
-    return host, secret
+    return host, secret, metrics
 
 
 async def exchange(host: Host, sent: list[bytes], *, encode: bool) -> None:
@@ -155,7 +155,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         share_values(folder, "0")
-        host, secret = make_host(folder, "lm")
+        host, secret, _ = make_host(folder, "lm")
         sent = messages(secret, args.size, stream=args.stream)
         for _ in range(100):
             await exchange(host, sent, encode=True)
@@ -176,7 +176,7 @@ async def main() -> None:
         print(f"  decode           {decoded:8.1f}")
         print(f"  encode           {whole - silent:8.1f}")
         for text, kept in (("record and its log", "m"), ("metrics", "l")):
-            less, secret = make_host(folder, kept)
+            less, secret, _ = make_host(folder, kept)
             sent = messages(secret, args.size, stream=args.stream)
             cost = await timed(lambda host=less, sent=sent: exchange(host, sent, encode=True), args.calls)
             print(f"  {text:18}{whole - cost:7.1f}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import sys
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics
-from extproc.adapters.metrics_calls import NONE, OTHER
+from extproc.adapters.metrics_calls import NONE, OTHER, LabelValues
+from extproc.adapters.metrics_limits import LimitMetrics
 
 TARGET = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -41,15 +43,23 @@ TAIL = """\
 | the newest config or key file was refused | `llm_config_reload_ok == 0 or llm_keys_reload_ok == 0` |
 | requests went on unsearched, as `on_budget` or `on_error` allow | `increase(llm_redaction_failures_total{outcome="forwarded"}[5m]) > 0` |
 | requests are refused since they could not be searched | `increase(llm_redaction_failures_total{outcome="refused"}[5m]) > 0` |
+| the store of limits is away | `llm_limit_store_up == 0` |
+| calls are refused because it is away | `increase(llm_limit_denied_total[5m]) > 0` |
+| settlements wait, or were given up | `llm_limit_settle_queue > 1000 or increase(llm_limit_lost_total[1h]) > 0` |
+| workers died with calls in flight, which were charged as reserved | `increase(llm_limit_expired_total[15m]) > 0` |
+| alerts do not reach the webhook | `increase(llm_limit_webhook_total{result!="sent"}[1h]) > 0` |
+| input is estimated too low | `histogram_quantile(0.95, sum by (le) (rate(llm_limit_estimate_ratio_bucket[1h]))) > 1.1` |
 | label values are lost to the cap | `increase(llm_label_overflow_total[1h]) > 0` |
 """
 
 
-def section(title: str, registry: CollectorRegistry) -> str:
-    """One table: name as it is scraped, kind, labels, meaning, buckets."""
+def section(title: str, registry: CollectorRegistry, without: Container[str] = ()) -> str:
+    """One table: name as it is scraped, kind, labels, meaning, buckets. `without`: what stands in another."""
     lines = [f"## {title}", "", "| Name | Kind | Labels | Meaning |", "|---|---|---|---|"]
     for instrument in _instruments(registry):
         (metric,) = instrument.describe()
+        if metric.name in without:
+            continue
         name = f"{metric.name}_total" if isinstance(instrument, Counter) else metric.name
         labels = ", ".join(f"`{label}`" for label in instrument._labelnames)  # noqa: SLF001  there is no public way
         text = metric.documentation
@@ -72,7 +82,15 @@ def render() -> str:
     StateMetrics(state)
     with tempfile.TemporaryDirectory() as folder:
         FleetMetrics(fleet, Path(folder))
-    tables = [section("Calls", calls), section("Config and keys", state), section("Worker processes", fleet)]
+    limits = CollectorRegistry()
+    LimitMetrics(limits, LabelValues(1, Counter("llm_label_overflow", "", ["label"], registry=None)))
+    known = {metric.name for instrument in _instruments(limits) for metric in instrument.describe()}
+    tables = [
+        section("Calls", calls, without=known),
+        section("Limits", limits),
+        section("Config and keys", state),
+        section("Worker processes", fleet),
+    ]
     return "\n".join([HEAD, *tables, TAIL])
 
 

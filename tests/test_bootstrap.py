@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 import pytest
+import valkey
 
 from adapters.envoyish import Stream, answer, begin, body, piece
 from envoy.machine import free_ports
@@ -311,6 +312,31 @@ def test_serve_runs_two_workers_replaces_a_dead_one_and_adds_their_numbers(place
     assert not list((place.state / "envoy" / "run").glob("*.sock"))
 
 
+def test_serve_runs_the_embedded_store_around_its_workers(place: Place) -> None:
+    """With limits and no store named: a Valkey of its own, told of in /healthz, started again, ended last."""
+    rule = "quotas: {rules: [{name: calls, kind: requests, window: day, limit: 5}]}\n"
+    place.write("", text=CONFIG.format(model="gpt-4o-mini", port=place.port) + rule)
+    process = place.start("serve")
+    place.ready()
+
+    def store() -> dict[str, Any]:
+        return json.loads(place.get("/healthz")[1])["store"]
+
+    first = store()
+    assert (first["ok"], first["restarts"]) == (True, 0)
+    assert (place.state / "store" / "valkey.sock").is_socket()
+    os.kill(first["pid"], signal.SIGKILL)
+    until(lambda: store()["ok"] and store()["restarts"] == 1)
+    second = store()["pid"]
+    assert second != first["pid"]
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(UNIT) == 0
+    assert not alive(second)
+    ended = [line["event"] for line in place.lines() if line.get("what") == "died"]
+    assert len(ended) == 2, "the workers went first, in order"
+
+
 def counted(place: Place) -> int:
     """Calls that the metrics count, over all workers."""
     lines = place.get("/metrics")[1].splitlines()
@@ -397,3 +423,52 @@ def test_a_taken_metrics_port_is_told(place: Place) -> None:
 
     assert f"metrics.address: cannot listen at 127.0.0.1:{place.port}" in place.log.read_text()
     assert "Traceback" not in place.log.read_text()
+
+
+LIMITS = """
+quotas:
+  store: {lease: 600ms}
+  rules:
+  - {name: calls, kind: requests, window: day, limit: 4}
+  - {name: tokens, kind: output_tokens, window: day, limit: 100000, scope: [team]}
+  - {name: flights, kind: requests, window: concurrent, limit: 10}
+"""
+
+
+def books(place: Place) -> dict[str, tuple[int, int]]:
+    """(used, reserved) by limit, as the embedded store has them."""
+    client = valkey.Valkey(unix_socket_path=str(place.state / "store" / "valkey.sock"), socket_timeout=5)
+    found: dict[str, tuple[int, int]] = {}
+    for key in client.scan_iter("xq:*:c:*"):
+        fields = client.hgetall(key)
+        found[key.decode().split(":")[3]] = (int(fields.get(b"u", 0)), int(fields.get(b"r", 0)))
+    client.close()
+    return found
+
+
+async def test_limits_hold_over_workers_and_survive_their_death(place: Place) -> None:
+    """Two workers, one budget: calls are charged what they used, a call whose worker was killed what it had reserved."""
+    place.write("", text=CONFIG.format(model="gpt-4o-mini", port=place.port) + LIMITS)
+    place.start("serve")
+    pids = [worker["pid"] for worker in sorted(place.ready(), key=lambda worker: worker["slots"])]
+    first, second = (place.state / "envoy" / "run" / f"worker-{slot}.sock" for slot in (0, 1))
+    assert [await one_call(place, path) for path in (first, second)] == ["gpt-4o-mini"] * 2
+    used = until(lambda: found if (found := books(place))["calls"] == (2, 0) else None)
+    assert used["flights"] == (0, 0)
+
+    channel, stream = await opened(place, first)
+    await stream.ask(body(FAST))
+    held = books(place)
+    assert (held["calls"], held["flights"]) == ((2, 1), (0, 1))
+    os.kill(pids[0], signal.SIGKILL)
+    await channel.close()
+    charged = used["tokens"][0] + held["tokens"][1]
+    until(lambda: books(place) == {"calls": (3, 0), "tokens": (charged, 0), "flights": (0, 0)})
+    until(lambda: place.lines(event="reservations expired, charged as reserved", count=1))
+
+    assert await one_call(place, second) == "gpt-4o-mini"
+    channel, stream = await opened(place, second)
+    refusal = await stream.ask(body(FAST))
+    assert (refusal.immediate_response.status.code, books(place)["calls"]) == (429, (4, 0))
+    await stream.end()
+    await channel.close()

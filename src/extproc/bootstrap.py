@@ -22,6 +22,7 @@ from extproc.adapters.grpc_server import Processor, make_server
 from extproc.adapters.health import Health
 from extproc.adapters.host import Host
 from extproc.adapters.keys import FileKeyStore, Hasher, KeyRows, read_key_file, read_pepper
+from extproc.adapters.limit_service import Change, LimitService, prepare
 from extproc.adapters.logs import LineWriter, configure
 from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics, clear_shared_values, share_values
 from extproc.adapters.metrics_server import MetricsServer
@@ -30,10 +31,13 @@ from extproc.adapters.scans import Scans
 from extproc.adapters.sockets import FolderLock, ParentLink
 from extproc.adapters.supervisor import Supervisor, log_event, stop_on_signals
 from extproc.adapters.tokens import Tokenizers
+from extproc.adapters.valkey_process import EmbeddedStore
 from extproc.adapters.watch import Target, Watcher, read_file
 from extproc.adapters.worker import Parts, Worker
 from extproc.config import Config, load
+from extproc.config.store_url import EMBEDDED
 from extproc.errors import ConfigError
+from extproc.limits.estimates import Estimates
 from extproc.redaction.cache import FindingCache
 from extproc.runtime import Detection, build
 
@@ -134,19 +138,21 @@ def _warm(scans: Scans, detection: Detection) -> None:
     scans.warm([one.texts for one in detection.scanners.values()], WARM)
 
 
-_Prepared = tuple[Config, Detection]
+_Prepared = tuple[Config, Detection, Change | None]
+_Serving = tuple[Host, Detectors, Scans, LimitService | None]
 
 
 class _Reload:
     """Brings a changed gateway.yaml live: parse and compile in a thread, swap on the loop, keep the old one on error."""
 
     def __init__(
-        self, place: Place, serving: tuple[Host, Detectors, Scans], state: StateMetrics, troubles: _Troubles
+        self, place: Place, serving: _Serving, state: StateMetrics, troubles: _Troubles, estimates: Estimates
     ) -> None:
         self._place = place
-        self._host, self._detectors, self._scans = serving
+        self._host, self._detectors, self._scans, self._limits = serving
         self._state = state
         self._troubles = troubles
+        self._estimates = estimates
         self._log = structlog.get_logger("extproc.config")
 
     def watcher(self, seen: bytes) -> Watcher[_Prepared]:
@@ -156,13 +162,16 @@ class _Reload:
 
     def _prepare(self, data: bytes) -> _Prepared:
         config = _parse(self._place, data)
-        return config, self._detectors.prepare(config, os.environ)
+        change = prepare(self._limits, config)
+        return config, self._detectors.prepare(config, os.environ), change
 
     def _commit(self, prepared: _Prepared) -> None:
-        config, detection = prepared
+        config, detection, change = prepared
         generation = self._host.current.generation + 1
         _warm(self._scans, detection)
-        self._host.current = build(config, generation, detection)
+        self._host.current = build(config, generation, detection, self._estimates)
+        if self._limits is not None:
+            self._limits.commit(change)
         self._state.config(generation=generation, ok=True, at=time.time())
         self._troubles.note(_REFUSED_CONFIG)
         self._log.info("configuration is live", generation=generation)
@@ -200,7 +209,7 @@ def _key_watcher(
     return Watcher(Path(config.keys.file), target, seen=seen, read=read_key_file).run
 
 
-def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent: ParentLink | None) -> Parts:
+async def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent: ParentLink | None) -> Parts:
     """Everything that one worker runs."""
     config, data = given
     registry = CollectorRegistry()
@@ -211,7 +220,8 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     detectors = Detectors(place.detectors)
     detection = detectors.prepare(config, os.environ)
     _warm(scans, detection)
-    runtime = build(config, detection=detection)
+    estimates = Estimates()
+    runtime = build(config, detection=detection, estimates=estimates)
     sinks = (RecordLog(writer, config.log.format), metrics)
     host = Host(runtime, keys[0], Tokenizers(place.state / _TOKENS), sinks, scans)
     host.gauge = metrics
@@ -219,11 +229,18 @@ def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent
     health = Health()
     server = make_server(Processor(host), (health.handler(),), config.limits.request_body)
     troubles = _Troubles(parent)
-    reload = _Reload(place, (host, detectors, scans), state, troubles).watcher(data)
-    watchers = (reload.run, _key_watcher(config, keys, state, troubles))
+    limits = None
+    if config.quotas is not None:
+        limits = LimitService(config, place.state, os.environ, metrics.limits, troubles.note)
+        host.limits = limits.limits
+        await limits.open()
+    reload = _Reload(place, (host, detectors, scans, limits), state, troubles, estimates).watcher(data)
+    watchers = (reload.run, _key_watcher(config, keys, state, troubles), *(() if limits is None else (limits.run,)))
 
     async def settled() -> None:
         await host.settled()
+        if limits is not None:
+            await limits.drain()
         scans.close()
 
     return Parts(server, health, watchers, lambda: host.open, settled, config.workers.drain)
@@ -241,7 +258,7 @@ def run_worker(place: Place, launch: Launch) -> None:
 
     async def main() -> None:
         parent = ParentLink(launch.control_fd) if launch.control_fd >= 0 else None
-        await Worker(_parts(place, given, writer, parent), launch.socket, parent).run()
+        await Worker(await _parts(place, given, writer, parent), launch.socket, parent).run()
 
     try:
         uvloop.run(main())
@@ -275,12 +292,15 @@ class Sidecar:
         )
         self._address = config.metrics.address
         self._log = place.log
+        embedded = config.quotas is not None and config.quotas.store.url == EMBEDDED
+        self._store = EmbeddedStore(place.state) if embedded else None
         self.supervisor = Supervisor(plan, (log_event, FleetMetrics(registry, shared)))
         self._metrics = MetricsServer(shared, registry, self._health)
 
     def _health(self) -> dict[str, object]:
         workers = self.supervisor.workers
-        return {"ok": any(worker.state == "ready" for worker in workers), "workers": workers}
+        store = {} if self._store is None else {"store": self._store.status}
+        return {"ok": any(worker.state == "ready" for worker in workers), **store, "workers": workers}
 
     async def ready(self, running: asyncio.Future[None]) -> None:
         """Return when every worker slot is served; raises what ended `running` if it ended before."""
@@ -294,11 +314,15 @@ class Sidecar:
         """Run until the supervisor was stopped and all workers have drained. Raises `ConfigError` if no worker starts."""
         await self._metrics.start(self._address)
         try:
+            if self._store is not None:
+                await self._store.start()
             await self.supervisor.run()
         except StartError as error:
             said = "in its lines above" if self._log is None else f"above and in {self._log}"
             raise ConfigError("workers", str(error), f"the worker says why {said}") from error
         finally:
+            if self._store is not None:
+                await self._store.stop()
             await self._metrics.close()
 
 

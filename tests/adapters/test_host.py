@@ -15,15 +15,16 @@ import pytest
 from adapters.envoyish import make_host
 from extproc.adapters.host import Conversation, Host
 from extproc.adapters.scans import Scans
-from extproc.errors import EffectError
+from extproc.errors import EffectError, LimitsAwayError
 from extproc.exchange.actions import Answer, ContinueBody, ContinueHeaders
 from extproc.exchange.draft import Draft
-from extproc.exchange.effects import FindEntities, FoundEntities, Steps
+from extproc.exchange.effects import Extend, FindEntities, FoundEntities, Reserve, Settle, Steps
 from extproc.exchange.events import RequestBody, RequestHeaders
 from extproc.exchange.facts import Facts, Outcome, UsageSource
 from extproc.exchange.policy import Hooks, Policy
 from extproc.exchange.record import Record
 from extproc.exchange.setup import Modes, Setup
+from extproc.limits.counters import Extended, Reserved
 from extproc.text import Check, Finding, never
 from gateway import CONFIG, runtime
 from talk import CHAT, headers
@@ -292,3 +293,100 @@ async def test_a_search_ahead_is_waited_for_by_nobody(tmp_path: Path) -> None:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not host._searches
+
+
+class Limited:
+    """Keeps what it is asked for; what holds is for the test to say."""
+
+    def __init__(self) -> None:
+        self.asked: list[Reserve | Extend | Settle] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: EffectError | None = None
+
+    async def reserve(self, effect: Reserve) -> Reserved:
+        self.asked.append(effect)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return Reserved(())
+
+    def extend(self, effect: Extend) -> Extended:
+        self.asked.append(effect)
+        return Extended(effect.amounts)
+
+    def settle(self, effect: Settle) -> None:
+        self.asked.append(effect)
+
+
+def holding(answers: list[object]) -> type[Policy]:
+    """A policy that reserves, extends and settles."""
+
+    class Hold(Policy):
+        name: ClassVar[str] = "hold"
+
+        def request_headers(self, facts: Facts, event: RequestHeaders, draft: Draft) -> Steps:
+            try:
+                answers.append((yield Reserve(facts.origin.id, "default", ())))
+                answers.append((yield Extend(facts.origin.id, (1,))))
+            except EffectError as error:
+                answers.append(error)
+
+        def finish(self, facts: Facts) -> Steps:
+            answers.append((yield Settle(facts.origin.id, (1,))))
+
+    return Hold
+
+
+async def test_limits_are_asked_and_settled_without_a_task(tmp_path: Path) -> None:
+    """A reservation is waited for; growing and settling are done in the same step, so the record is there at once."""
+    answers: list[object] = []
+    host = host_for(holding(answers), tmp_path, None)
+    limits = host.limits = Limited()
+    conversation = talk(host)
+    await conversation.run(opening("key"))
+    conversation.end()
+
+    assert answers == [Reserved(()), Extended((1,)), None]
+    assert [type(effect) for effect in limits.asked] == [Reserve, Extend, Settle]
+    assert {effect.id for effect in limits.asked} == {conversation._id}
+    assert not host._settling
+    assert len(host._records) == 1
+    await host.settled()
+
+
+async def test_a_failed_reservation_is_thrown_into_the_policy(tmp_path: Path) -> None:
+    """It decides what that means."""
+    answers: list[object] = []
+    host = host_for(holding(answers), tmp_path, None)
+    limits = host.limits = Limited()
+    limits.error = LimitsAwayError("budget")
+    conversation = talk(host)
+    await conversation.run(opening("key"))
+    await conversation.close()
+    assert answers == [limits.error, None]
+
+
+async def test_a_cancelled_reservation_is_told_of_it(tmp_path: Path) -> None:
+    """The caller hangs up while it is waited for: the exchange ends and is settled all the same."""
+    answers: list[object] = []
+    host = host_for(holding(answers), tmp_path, None)
+    limits = host.limits = Limited()
+    limits.gate.clear()
+    conversation = talk(host)
+    running = asyncio.ensure_future(conversation.run(opening("key")))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    await conversation.close()
+    assert running.cancelled()
+    assert [type(effect) for effect in limits.asked] == [Reserve, Settle]
+
+
+async def test_without_limits_nothing_is_held(tmp_path: Path) -> None:
+    """A worker that was made without fails the effect, which fails closed."""
+    answers: list[object] = []
+    conversation = talk(host_for(holding(answers), tmp_path, None))
+    await conversation.run(opening("key"))
+    await conversation.close()
+    assert [type(answer) for answer in answers] == [EffectError]

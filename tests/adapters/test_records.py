@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from adapters.sample_records import STREAMED, record
 from extproc.adapters.logs import PIPE_ATOMIC, LineWriter
 from extproc.adapters.records import RecordLog, as_fields
-from extproc.exchange.record import Record, RedactionSummary
+from extproc.exchange.record import QuotaSummary, Record, RedactionSummary
 
+LIMITED = QuotaSummary((), "team_month", ("soft",), 12, stopped=True)
 FOUND = RedactionSummary(
     profile="standard",
     mode="enforce",
@@ -57,11 +58,22 @@ def test_every_field_of_the_record_is_on_the_line() -> None:
     renamed = {
         *("started_at", "duration", "policy_seconds", "time_to_first_byte", "usage", "cost"),
     }
-    everything = record(error="x", error_detail="x", cost_reason="x", redaction=FOUND)
+    everything = record(error="x", error_detail="x", cost_reason="x", redaction=FOUND, quota=LIMITED, organisation="o")
 
     missing = {field.name for field in msgspec.structs.fields(Record)} - set(as_fields(everything)) - renamed
 
     assert missing == set()
+
+
+def test_what_limits_did_is_told_in_short() -> None:
+    """Names of rules; nothing where they had nothing to say."""
+    assert as_fields(record(quota=LIMITED))["quota"] == {
+        "refused_by": "team_month",
+        "estimated_input": 12,
+        "stopped": True,
+        "over": ("soft",),
+    }
+    assert "quota" not in as_fields(record(quota=QuotaSummary()))
 
 
 def test_tiny_costs_have_no_exponent() -> None:

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from limits.store import server
 from valkey import Valkey
+
+from valkeys import server
 
 
 @pytest.fixture(scope="session")
-def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with server(tmp_path_factory.mktemp("valkey")) as path:
-        yield path
+def socket() -> Iterator[Path]:
+    with server() as running:
+        yield running.path
 
 
 @pytest.fixture

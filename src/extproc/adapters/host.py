@@ -18,12 +18,13 @@ from extproc.adapters.scans import Scans
 from extproc.adapters.tokens import Tokenizers
 from extproc.errors import EffectError
 from extproc.exchange.actions import Action
-from extproc.exchange.effects import CountTokens, Effect, FindEntities, FindKey, FoundEntities
+from extproc.exchange.effects import CountTokens, Effect, Extend, FindEntities, FindKey, FoundEntities, Reserve, Settle
 from extproc.exchange.events import Event
 from extproc.exchange.facts import Origin
 from extproc.exchange.machine import Exchange
 from extproc.exchange.record import Ended, Record, make_record
 from extproc.exchange.setup import Modes
+from extproc.limits.counters import Extended, Reserved
 from extproc.runtime import Runtime
 
 T = TypeVar("T")
@@ -47,6 +48,19 @@ class Gauge(Protocol):
 
     def closed(self) -> None:
         """One less."""
+
+
+class Limits(Protocol):
+    """Keeps limits: see the effects of these names."""
+
+    def reserve(self, effect: Reserve) -> Coroutine[object, object, Reserved]:
+        """Hold amounts. Raises `EffectError`, with `LimitsAwayError` among them."""
+
+    def extend(self, effect: Extend) -> Extended:
+        """Hold more. Raises `EffectError` where nothing is known of the reservation."""
+
+    def settle(self, effect: Settle) -> None:
+        """The call is over."""
 
 
 class Host:
@@ -74,6 +88,7 @@ class Host:
         self._timer: asyncio.TimerHandle | None = None
         self.open = 0
         self.gauge: Gauge | None = None
+        self.limits: Limits | None = None
 
     def begin(self, modes: Modes, at: float) -> Conversation:
         """A conversation for one ext_proc stream."""
@@ -105,7 +120,16 @@ class Host:
                 raise EffectError("nothing here can search texts")
             answer = self._scans.find(effect)
             return self._ahead(answer) if effect.ahead and isinstance(answer, CoroutineType) else answer
-        return self.count_tokens(effect)
+        if isinstance(effect, CountTokens):
+            return self.count_tokens(effect)
+        if self.limits is None:
+            raise EffectError("nothing here keeps limits")
+        if isinstance(effect, Reserve):
+            return self.limits.reserve(effect)
+        if isinstance(effect, Extend):
+            return self.limits.extend(effect)
+        self.limits.settle(effect)
+        return None
 
     def _ahead(self, search: Coroutine[object, object, FoundEntities]) -> FoundEntities:
         """Let it go on by itself: the record of the call that asked for it does not wait."""
@@ -222,10 +246,18 @@ class Conversation:
         steps = self._exchange.finish(self._ended)
         try:
             effect = next(steps)
+            while True:
+                try:
+                    answer = self._host.perform(effect)
+                except EffectError as error:
+                    effect = steps.throw(error)
+                    continue
+                if isinstance(answer, CoroutineType):
+                    self._task = self._host.settle(self._drive(steps, answer), self._settled)
+                    return
+                effect = steps.send(answer)  # a reservation is settled here: no task for it
         except StopIteration as stop:
             self._publish(stop.value)
-            return
-        self._task = self._host.settle(self._drive(steps, self._answer(effect)), self._settled)
 
     async def close(self) -> None:
         """`end`, and wait until the record is published."""

@@ -17,6 +17,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from extproc.adapters.fleet import What, WorkerEvent
 from extproc.adapters.metrics_calls import CALLED, CallCell, CallInstruments, LabelValues, adder, observer
+from extproc.adapters.metrics_limits import LimitMetrics
 from extproc.adapters.metrics_redaction import RedactionMetrics
 from extproc.exchange.facts import Outcome, UsageSource
 from extproc.exchange.record import Record
@@ -109,6 +110,7 @@ class MetricsSink:
         self._in_flight = adder(self._instruments.in_flight)
         self._policy = observer(self._instruments.policy)
         self._redaction = RedactionMetrics(registry, self._values)
+        self.limits = LimitMetrics(registry, self._values)
 
     def opened(self) -> None:
         """Count a call in."""
@@ -135,6 +137,8 @@ class MetricsSink:
         self._policy(max(0.0, record.policy_seconds))
         if record.redaction is not None:
             self._redaction.count(record, record.redaction)
+        if record.quota is not None:
+            self.limits.count(record, record.quota)
 
     observe = write
 

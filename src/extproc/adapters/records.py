@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from extproc.adapters.logs import PIPE_ATOMIC, LineLogger, LineWriter, escape_controls, to_json
-from extproc.exchange.record import Record, RedactionSummary
+from extproc.exchange.record import QuotaSummary, Record, RedactionSummary
 from extproc.usage import Usage
 
 # Values that a caller or a vendor chose are cut, so that a line stays within what a pipe takes in one piece (4096 bytes):
@@ -35,7 +35,19 @@ _PLAIN: Final = (
         "model",
         "response_model",
     ),
-    *("stream", "status", "outcome", "error", "error_detail", "key_id", "team", "app", "tenant", "user"),
+    *(
+        "stream",
+        "status",
+        "outcome",
+        "error",
+        "error_detail",
+        "key_id",
+        "organisation",
+        "team",
+        "app",
+        "tenant",
+        "user",
+    ),
     *("usage_source", "cost_reason", "bytes_in", "bytes_out", "timeout_class"),
 )
 _TOKENS: Final = (
@@ -69,6 +81,18 @@ def as_fields(record: Record) -> dict[str, object]:
         fields["cost_usd"] = format(record.cost, "f")
     if record.redaction is not None:
         fields["redaction"] = _redaction(record.redaction)
+    if record.quota is not None and (told := _quota(record.quota)):
+        fields["quota"] = told
+    return fields
+
+
+def _quota(told: QuotaSummary) -> dict[str, object]:
+    """What limits did to the call, in names of rules; absent where there is nothing to say. Amounts are in the metrics."""
+    fields: dict[str, object] = {
+        name: value for name in ("refused_by", "estimated_input", "local", "stopped") if (value := getattr(told, name))
+    }
+    if told.over:
+        fields["over"] = told.over[:_MAX_KINDS]
     return fields
 
 

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "check": ("extproc.cli.check", "check gateway.yaml together with the Envoy files"),
     "try": ("extproc.cli.try_call", "make one call through the gateway and explain it step by step"),
     "keys": ("extproc.cli.keys", "create, list, revoke and rotate virtual keys"),
+    "limits": ("extproc.cli.limits", "show, top up, override and reset limits; replay traffic against them"),
     "ca": ("extproc.cli.ca", "make the interception CA, certificates and the trust bundle"),
     "scan": ("extproc.cli.scan", "show what would be found in a text or a request, and what would be sent"),
     "redaction": ("extproc.cli.redaction", "measure how long looking for entities takes"),

@@ -306,8 +306,8 @@ class Webhook(Section):
     @model_validator(mode="after")
     def _not_in_the_clear(self) -> Self:
         parts = urlsplit(self.url)
-        if self.authorization is not None and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-            raise bad("would send its `authorization` in the clear", "write https://")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise bad("would tell in the clear what teams spend", "write https://")
         return self
 
 

@@ -88,6 +88,7 @@ class Record(msgspec.Struct, frozen=True):
     policy_seconds: float
     redaction: RedactionSummary | None = None
     quota: QuotaSummary | None = None
+    organisation: str = ""  # of the key, where it names one
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -145,6 +146,7 @@ def make_record(facts: Facts, ended: Ended) -> Record:
         policy_seconds=ended.policy_seconds,
         redaction=_summary(facts.redaction) if facts.redaction is not None else None,
         quota=_quota(facts.quota) if facts.quota is not None else None,
+        organisation=caller.organisation if caller is not None else "",
     )
 
 

@@ -7,7 +7,7 @@
 -- mode: h refuses, s says so only; alerts: per cents, ascending, joined by commas, or `-`.
 --
 -- Fields of a counter's hash:
---   calendar: s, e start and end; u used; r reserved; g top-up; a highest alert told; ps, pu, pr, pg the window before
+--   calendar: s, e start and end; u used; r reserved; g top-up; a highest alert told; ps, pe, pu, pr, pg the window before
 --   bucket:   o out; t drained up to (milliseconds); f what is left over of the division, in 1/period; r; g; w
 --   in flight: r; w
 --   w: until when a refusal is not told again
@@ -43,11 +43,12 @@ local function roll(b)
   local s, e, after = b.start, b.stop, 0
   if now < s or now >= b.after then b.clock = true return end
   if now < e then after = b.after else s, e, after = e, b.after, 2 * b.after - e end
-  if b.e > 0 then b.ps, b.pu, b.pr, b.pg = b.s, b.u, b.r, b.g end
+  if b.e > 0 then b.ps, b.pe, b.pu, b.pr, b.pg = b.s, b.e, b.u, b.r, b.g end
   b.s, b.e, b.u, b.r, b.g, b.a, b.rolled = s, e, 0, 0, 0, 0, after
 end
 
--- What has flowed back since. `rate` and the time are split so that no product goes above MOST for periods up to a day.
+-- What has flowed back since. `rate` and the time are split so that no product goes above MOST for periods up to a
+-- day; for longer ones `f` may be off by less than a thousandth of a unit.
 local function drain(b)
   if b.o > 0 and b.rate > 0 then
     local gone, f = most(0, now - b.t), b.f < b.period and b.f or 0
@@ -55,7 +56,7 @@ local function drain(b)
     local rest, per = gone - times * b.period, floor(b.rate / b.period)
     local part = rest * (b.rate - per * b.period) + f
     local units = floor(part / b.period)
-    b.f = part - units * b.period
+    b.f = least(most(0, part - units * b.period), b.period - 1)
     b.o = b.o - (times * b.rate + rest * per + units)
     if b.o <= 0 then b.o, b.g = 0, 0 end -- full again: a top-up ends
   end
@@ -90,7 +91,7 @@ end
 -- Turns to the books of the window that began at `start`: 's' the latest, 'p' the one before, nil: they are gone.
 local function turn(b, start)
   if b.s == start and b.e > 0 then return 's' end
-  if not b.ps then b.ps, b.pu, b.pr, b.pg = whole(b.key, call('HMGET', b.key, 'ps', 'pu', 'pr', 'pg')) end
+  if not b.ps then b.ps, b.pe, b.pu, b.pr, b.pg = whole(b.key, call('HMGET', b.key, 'ps', 'pe', 'pu', 'pr', 'pg')) end
   return b.ps == start and start > 0 and 'p' or nil
 end
 
@@ -100,7 +101,7 @@ local function save(b)
   if b.kind == 'c' then
     if b.rolled then
       call('HSET', key, 's', b.s, 'e', b.e, 'u', b.u, 'r', b.r, 'g', b.g, 'a', b.a)
-      if b.ps then call('HSET', key, 'ps', b.ps, 'pu', b.pu, 'pr', b.pr, 'pg', b.pg) end
+      if b.ps then call('HSET', key, 'ps', b.ps, 'pe', b.pe, 'pu', b.pu, 'pr', b.pr, 'pg', b.pg) end
       call('PEXPIREAT', key, b.rolled + HOUR)
     elseif b.books == 'p' then
       call('HSET', key, 'pu', b.pu, 'pr', b.pr)
@@ -152,7 +153,7 @@ local function tell(answer, n, b, held)
     reserved = least(b.r, b.o)
     used = b.o - reserved
   elseif b.books == 'p' then
-    used, reserved, stop = b.pu, b.pr, b.s
+    used, reserved, stop = b.pu, b.pr, b.pe
   elseif kind == 'c' then
     used, stop = b.u, b.e
   end

@@ -48,8 +48,9 @@ class _Hold:
 class Ledger:
     """Reservations and counters of one organisation or of several; ids and keys tell them apart."""
 
-    def __init__(self) -> None:
-        """Empty books."""
+    def __init__(self, tombstone: int = TOMBSTONE) -> None:
+        """Empty books. `tombstone`: milliseconds that an ended reservation is remembered, against repetitions."""
+        self._tombstone: Final = tombstone
         self._pages: dict[bytes, Bucket | Flights] = {}
         self._windows: dict[bytes, deque[CalendarPage]] = {}  # the latest last, and at most one before it
         self._until: dict[bytes, int] = {}
@@ -226,9 +227,12 @@ class Ledger:
         return None if hold is None or (hold.state != "live" and hold.until <= now) else hold
 
     def _end(self, name: str, hold: _Hold, state: str, now: int) -> None:
-        hold.state, hold.until = state, now + TOMBSTONE
-        self._holds[name] = hold
-        self._ended.append((hold.until, name))
+        hold.state, hold.until = state, now + self._tombstone
+        if self._tombstone:
+            self._holds[name] = hold
+            self._ended.append((hold.until, name))
+        else:
+            self._holds.pop(name, None)
 
     def _open(self, booking: Booking, now: int) -> Bucket | Flights:
         """A copy that nothing has happened to yet but time: what is done to it counts from `_keep` on."""

@@ -32,7 +32,7 @@ DUE: Final = 100
 
 _WIDTH: Final = 7  # numbers for each counter
 _MOST_KNOWN: Final = 20_000  # counters whose terms are kept encoded
-_EXACT_PERIOD: Final = 94_906_265  # milliseconds: the root of LARGEST, so that the drain of a bucket is exact
+_LONGEST_PERIOD: Final = 31_622_400_000  # milliseconds: a year
 
 
 class Name(StrEnum):
@@ -174,7 +174,7 @@ def terms(booking: Booking) -> bytes:
         return b"k%b %d 0 0 0 %b" % (mode, limit, alerts)
     if rule.window is Window.BUCKET:
         most = burst_at(rule, limit)
-        if not (0 < rule.period <= _EXACT_PERIOD and 0 <= most < LARGEST):
+        if not (0 < rule.period <= _LONGEST_PERIOD and 0 <= most < LARGEST):
             raise ValueError(f"{rule.name}: a bucket of {most} in {rule.period} ms cannot be counted")
         return b"b%b %d %d %d 0 %b" % (mode, most, limit, rule.period, alerts)
     if span is None or not 0 < span.start < span.end < span.next_end < LARGEST:
@@ -301,7 +301,10 @@ def read_overrides(fields: Mapping[bytes, bytes]) -> dict[tuple[str, str], int]:
 
 
 def read(raw: Sequence[int], bookings: Sequence[Booking]) -> Reply:
-    """The answer of `reserve`, `extend`, `settle`, `expire` or `adjust`; `bookings` as they were given, extra last."""
+    """The answer of `reserve`, `extend`, `settle`, `expire` or `adjust`; `bookings` as they were given, extra last.
+
+    A bucket's `used` and `reserved` are what is out of it: what was reserved and has flowed back is in neither.
+    """
     state, now = State(raw[0]), raw[1]
     if len(raw) == 2:
         return Reply(state, now)

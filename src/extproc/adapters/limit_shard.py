@@ -1,0 +1,134 @@
+"""What a worker knows of one organisation: whether its shard of the store answers, its clock, its live limits.
+
+An organisation lives on one shard of a cluster, so one may be away while others are not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from extproc.adapters.limit_clock import StoreClock
+from extproc.limits.counters import Charge, Counter, Span, Window
+from extproc.limits.rules import limit_of
+from extproc.limits.scripts import Booking, Handle, leases_key
+from extproc.limits.windows import span
+
+FAILURES: Final = 3
+"""Times in a row that calls got no answer in time, after which nobody waits any more."""
+
+_APART: Final = 0.02  # seconds: many calls that are late at one moment are one such time
+
+Spans = tuple[Span | None, ...]
+
+
+class Shard:
+    """One organisation. Belongs to the event loop's thread."""
+
+    __slots__ = (
+        *("_failures", "_late_at", "_told", "away_since", "back_since", "clock", "key", "limits", "name", "used"),
+        "version",
+    )
+
+    def __init__(self, name: str, told: Callable[[Shard, str], None]) -> None:
+        """`told`: called with the reason when it goes away (not empty) and when it is back (empty)."""
+        self.name: Final = name
+        self.key: Final = leases_key(name)  # any key of the organisation leads to its node
+        self.clock: Final = StoreClock()
+        self.limits: Mapping[tuple[str, str], int] = {}  # live overrides: (rule, value) -> limit
+        self.version: bytes | None = None  # of the overrides; None: never read
+        self.away_since = 0.0  # UNIX seconds; 0.0: it answers
+        self.back_since = time.monotonic()
+        self.used = time.monotonic()  # the last call
+        self._failures = 0
+        self._late_at = 0.0
+        self._told = told
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody asks it: a look from time to time says when it is back."""
+        return self.away_since > 0.0
+
+    def answered(self) -> None:
+        """It gave an answer in time."""
+        self._failures = 0
+
+    def late(self) -> None:
+        """It gave none in time: once may be chance."""
+        now = time.monotonic()
+        if now - self._late_at < _APART:
+            return
+        self._late_at = now
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self.lost("no answer in time")
+
+    def lost(self, reason: str) -> None:
+        """It cannot be reached."""
+        if not self.away:
+            self.away_since = time.time()
+            self._told(self, reason)
+
+    def back(self) -> None:
+        """It answers again."""
+        self._failures = 0
+        if self.away:
+            self.away_since = 0.0
+            self.back_since = time.monotonic()
+            self._told(self, "")
+
+    def limit(self, counter: Counter) -> int:
+        """The limit that holds, live overrides in it."""
+        return limit_of(counter, self.limits)
+
+    def spans(self, charges: Sequence[Charge]) -> Spans:
+        """The windows that run now, by the estimate of the store's clock; None for those that are not of the calendar."""
+        now = self.clock.now()
+        found: list[Span | None] = []
+        for charge in charges:
+            rule = charge.counter.rule
+            calendar = rule.window is not Window.BUCKET and rule.window is not Window.CONCURRENT
+            found.append(span(rule.window, rule.zone, now) if calendar else None)
+        return tuple(found)
+
+    def bookings(self, charges: Sequence[Charge], amounts: Sequence[int], spans: Spans) -> list[Booking]:
+        """For the scripts, with the limits of now. All are parallel."""
+        limits = self.limits
+        return [
+            Booking(charge.counter, amount, limit_of(charge.counter, limits), span)
+            for charge, amount, span in zip(charges, amounts, spans, strict=True)
+        ]
+
+
+class Reservation:
+    """A call that is under way. Amounts are parallel to `charges`."""
+
+    __slots__ = (
+        *("asked", "busy", "charges", "handle", "held", "local", "missing", "refused", "renewed", "shadow", "shard"),
+        "spans",
+    )
+
+    def __init__(self, shard: Shard, identity: str, charges: tuple[Charge, ...]) -> None:
+        """`identity`: its name in the store, unique over all workers and replicas."""
+        self.shard: Final = shard
+        self.handle: Final = Handle(shard.name, identity)
+        self.charges: Final = charges
+        self.spans: Spans = shard.spans(charges)
+        self.held: tuple[int, ...] = tuple([charge.amount for charge in charges])
+        self.local = False  # admitted by this worker's own books: the store knows nothing of it
+        self.shadow: tuple[int, ...] | None = None  # what the store holds, where the own books hold more
+        self.refused: int | None = None  # index of the limit that refused the newest extension
+        self.asked: tuple[int, ...] | None = None  # totals that wait until the extension under way is answered
+        self.busy = False  # an extension is under way
+        self.missing = False  # the store has lost it
+        self.renewed = time.monotonic()  # when the store was last known to keep it
+
+    def bookings(self, amounts: Sequence[int]) -> list[Booking]:
+        """For the scripts, with the limits of now."""
+        return self.shard.bookings(self.charges, amounts, self.spans)
+
+    def over(self) -> tuple[bool, ...]:
+        """Which of its windows have ended by now."""
+        now = self.shard.clock.now()
+        return tuple([span is not None and span.end <= now for span in self.spans])
