@@ -19,7 +19,7 @@ from extproc.exchange.effects import Extend, Reserve, Settle
 from extproc.limits import scripts
 from extproc.limits.counters import Charge, Extended, Kind, Rule, Subject, Window
 from extproc.limits.rules import Rules
-from valkeys import Server, cluster, server, wait_for
+from valkeys import Server, cluster, sentinels, server, wait_for
 
 SHORT = Settings(timeout=2.0, lease=0.6)
 
@@ -508,6 +508,28 @@ async def test_an_organisation_whose_node_is_gone_hinders_no_other() -> None:
                 one.limits.settle(Settle(f"{name}+", (5, 1)))
             await one.settled()
             assert one.limits.away_since > 0.0
+
+
+async def test_a_fail_over_loses_no_settlement() -> None:
+    """The primary dies with calls under way: what ends meanwhile is charged at the new one, once, from what it knows."""
+    with sentinels() as group:
+        async with rig(group.replica, OPEN, url=group.url) as one:
+            for name in "abc":
+                await one.reserve(name, 100, 1)
+            await until(lambda: one.books() == [(0, 300), (0, 3)])  # the replica has it
+            group.primary.kill()
+            for name in "ab":
+                one.settle(name, 70, 1)
+            await until(lambda: one.limits.away_since > 0.0)
+            assert (await one.reserve("d", 10, 1)).local
+            one.settle("d", 9, 1)
+            await until(lambda: one.limits.away_since == 0.0, 30.0)
+            await one.settled()
+            assert one.books() == [(149, 100), (0, 1)]
+            one.settle("c", 100, 1)
+            await one.settled()
+            assert not (await one.reserve("e", 1, 1)).local
+            assert one.books() == [(249, 1), (0, 1)]
 
 
 def _one_for_each(nodes: list[Server]) -> list[str]:

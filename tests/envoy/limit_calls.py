@@ -54,8 +54,17 @@ def quotas(away: str = "deny", lease: float = LEASE) -> str:
 class Call:
     """One call, a step at a time. `stream`: with as many pieces as tokens, else in one piece at the end."""
 
-    def __init__(self, machine: Machine, label: str, *, seconds: float, stream: bool = False, cap: int = CAP) -> None:
-        """It takes the vendor `seconds`. `cap` 0: the caller sets none."""
+    def __init__(  # noqa: PLR0913  a call is many things
+        self,
+        machine: Machine,
+        label: str,
+        *,
+        seconds: float,
+        stream: bool = False,
+        cap: int = CAP,
+        tokens: int = TOKENS,
+    ) -> None:
+        """It takes the vendor `seconds` to write `tokens`. `cap` 0: the caller sets none."""
         self.machine, self.label, self.stream = machine, label, stream
         tree: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": f"hi there, {label}"}]}
         if cap:
@@ -63,8 +72,8 @@ class Call:
         pace = ("x-sim-delay-ms", str(round(seconds * 1000)))
         if stream:
             tree |= {"stream": True, "stream_options": {"include_usage": True}}
-            pace = ("x-sim-chunk-ms", str(round(seconds * 1000 / TOKENS)))
-        more = (pace, ("x-sim-tokens", str(TOKENS)), ("x-llm-feature", label))
+            pace = ("x-sim-chunk-ms", str(round(seconds * 1000 / tokens)))
+        more = (pace, ("x-sim-tokens", str(tokens)), ("x-llm-feature", label))
         self.data = raw.post(load.PATH, load.fields(machine, *more), json.dumps(tree).encode())
         self.reply = raw.Reply(label=label)
         self.cut = False
@@ -183,10 +192,12 @@ class Store:
         while not self.quiet() and time.monotonic() < until:
             time.sleep(0.05)
         assert self.quiet(), {label: self.raw(label) for label in expected}
-        assert {label: self.used(label) for label in expected} == dict(expected)
+        found = {label: self.used(label) for label in expected}
+        assert found == dict(expected), f"found {found}, expected {expected}"
         time.sleep(LEASE + 0.2)  # what is told late must not change it
         assert self.quiet()
-        assert {label: self.used(label) for label in expected} == dict(expected)
+        found = {label: self.used(label) for label in expected}
+        assert found == dict(expected), f"changed later: found {found}, expected {expected}"
         shown: dict[str, dict[str, int]] = {label: {} for label in expected}
         told = self.machine.cli("limits", "show", "--json")
         for one in json.loads(told.stdout)["counters"]:
@@ -194,7 +205,8 @@ class Store:
             assert float(one["reserved"]) == 0, one
             if one["value"] in shown:
                 shown[one["value"]][one["rule"]] = round(float(one["used"]) * scale)
-        assert shown == {label: {k: v for k, v in amounts.items() if v} for label, amounts in expected.items()}
+        counted = {label: {kind: n for kind, n in amounts.items() if n} for label, amounts in expected.items()}
+        assert shown == counted, f"shown {shown}, expected {counted}"
 
     def signal(self, number: signal.Signals) -> int:
         """Signal the server; its pid."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import valkey as library
 
@@ -103,7 +103,7 @@ class Watch(threading.Thread):
             self.peak[key] = max(self.peak.get(key, 0), count.out)
         self.looks += 1
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -253,10 +253,8 @@ def replicas(folder: Path, count: int, workers: int, extra: str) -> Iterator[lis
 
 def rule(name: str, kind: str, window: str, limit: object, scope: str = "feature", **more: Any) -> dict[str, Any]:
     """A rule for the calls whose feature begins with its name (`more` may say otherwise); `scope`: parted by blanks."""
-    return {
-        **{"name": name, "kind": kind, "window": window, "limit": limit, "scope": scope.split()},
-        **{"match": {"feature": f"{name}-*"}, **more},
-    }
+    own = {"name": name, "kind": kind, "window": window, "limit": limit, "scope": scope.split()}
+    return {**own, "match": {"feature": f"{name}-*"}, **more}
 
 
 def section(rules: Sequence[dict[str, Any]], **more: Any) -> str:

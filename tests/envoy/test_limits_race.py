@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.timeout(300)]
 CALLERS = 64
 FIT = 10
 ROUNDS = 20
-HOLD_MS = 1500  # longer than all take to be admitted or refused
+HOLDS = (1500, 4000, 12000)  # milliseconds: longer than all take to be admitted or refused, on a busy machine too
 OTHER = "gpt-4.1-mini"
 HUGE = 1_000_000
 KINDS = [Ask(kind, stream) for kind, stream in SHAPES]
@@ -30,7 +30,7 @@ BUDGETS = (
     rule("probe_money", "money", "month", HUGE, match={"feature": "probe-*"}),
     rule("probe_tokens", "tokens", "month", HUGE, match={"feature": "probe-*"}),
     rule("rate", "requests", "minute", FIT, "app feature"),
-    rule("drip", "requests", "bucket", FIT, "key feature", period="7d", match={"feature": "drip-*"}),
+    rule("drip", "requests", "bucket", FIT, "organisation feature", period="7d"),
     rule("flights", "requests", "concurrent", FIT, "team feature"),
     rule("deep_team", "requests", "month", FIT, "team feature", match={"feature": "deep-*"}),
     rule("deep_model", "requests", "month", 6, "app model feature", match={"feature": "deep-*"}),
@@ -106,6 +106,23 @@ def run(race: Race, prefix: str, asks: Sequence[Ask]) -> tuple[str, Storm, dict[
     return feature, done, peak
 
 
+def run_held(race: Race, prefix: str, asks: Sequence[Ask]) -> tuple[str, Storm, dict[tuple[str, str], int]]:
+    """The same; no call is over, and so gives anything back, before all are admitted or refused."""
+    for hold in HOLDS:
+        not_near_the_end_of_a_minute()
+        feature, done, peak = run(race, prefix, [held(ask, hold) for ask in asks])
+        if done.all_decided_at_once():
+            return feature, done, peak
+    raise AssertionError("calls were admitted and refused more slowly than they could be held: nothing is shown")
+
+
+def not_near_the_end_of_a_minute() -> None:
+    """A call of the next minute counts there."""
+    left = 60 - time.time() % 60
+    if left < 5:
+        time.sleep(left + 0.05)
+
+
 def test_what_was_measured_covers_what_is_used(race: Race) -> None:
     """A worst case is never below what the call came to, and near it: each says as much as it may."""
     for place, ask in enumerate(KINDS):
@@ -119,8 +136,7 @@ def test_a_budget_of_ten_worst_cases_admits_ten_in_each_of_twenty_rounds(race: R
     """Exactly ten of 64, held to the last billionth; what was settled stays below, and nothing stays reserved."""
     chat, budget = KINDS[0], race.budget["money"]
     for _ in range(ROUNDS):
-        feature, done, peak = run(race, "money", [held(chat, HOLD_MS)] * CALLERS)
-        assert done.all_decided_at_once(), "the vendor did not wait long enough: nothing is shown"
+        feature, done, peak = run_held(race, "money", [chat] * CALLERS)
         assert done.statuses() == {(200, ""): FIT, (402, "policy_budget_exceeded"): CALLERS - FIT}
         assert set(peak.values()) == {budget}
         count = race.books.of(feature)["money"]
@@ -134,8 +150,7 @@ def test_mixed_shapes_count_against_one_budget(race: Race) -> None:
     budget, dice = race.budget["mixed"], random.Random(4)
     for _ in range(3):
         asks = [dice.choice(KINDS) for _ in range(CALLERS)]
-        feature, done, peak = run(race, "mixed", [held(ask, HOLD_MS) for ask in asks])
-        assert done.all_decided_at_once()
+        feature, done, peak = run_held(race, "mixed", asks)
         assert set(done.statuses()) == {(200, ""), (402, "policy_budget_exceeded")}
         taken = sum(race.money[asks[place]] for place in done.admitted)
         assert taken <= budget
@@ -161,22 +176,13 @@ def test_calls_that_end_make_room_and_never_too_much(race: Race) -> None:
         assert each < race.money[chat]
 
 
-def not_near_the_end_of_a_minute() -> None:
-    """A call of the next minute counts there."""
-    left = 60 - time.time() % 60
-    if left < 8:
-        time.sleep(left + 0.05)
-
-
 @pytest.mark.parametrize("name", ["tokens", "rate", "drip", "flights"])
 def test_other_kinds_and_windows(race: Race, name: str) -> None:
     """Tokens a day, requests a minute, a bucket, calls in flight: ten of 64 pass, streams and not, on all APIs."""
     codes = {"flights": "policy_concurrency_limited"}
     for _ in range(2):
         asks = KINDS[:1] * CALLERS if name == "tokens" else [KINDS[place % len(KINDS)] for place in range(CALLERS)]
-        not_near_the_end_of_a_minute()
-        feature, done, peak = run(race, name, [held(ask, HOLD_MS) for ask in asks])
-        assert done.all_decided_at_once()
+        feature, done, peak = run_held(race, name, asks)
         error = codes.get(name, "policy_rate_limited")
         assert done.statuses() == {(200, ""): FIT, (429, error): CALLERS - FIT}
         whole = FIT * race.tokens[KINDS[0]] if name == "tokens" else FIT
@@ -190,7 +196,7 @@ def test_calls_in_flight_come_back(race: Race) -> None:
     """The same counter again: when ten have ended, ten more pass."""
     feature = f"flights-{next(numbers)}"
     for _ in range(3):
-        done = storm(race.machines, [held(KINDS[0], HOLD_MS)] * CALLERS, feature)
+        done = storm(race.machines, [held(KINDS[0], HOLDS[-1] // 4)] * CALLERS, feature)
         race.books.settled()
         assert len(done.admitted) == FIT
 
@@ -199,8 +205,7 @@ def test_scopes_one_in_another(race: Race) -> None:
     """A limit of the team and one of each app and model: all or none, so a refused call holds nothing anywhere."""
     asks = [Ask("chat", place % 4 > 1, model=(OTHER if place % 3 else "gpt-4o-mini")) for place in range(CALLERS)]
     for _ in range(3):
-        feature, done, peak = run(race, "deep", [held(ask, HOLD_MS) for ask in asks])
-        assert done.all_decided_at_once()
+        feature, done, peak = run_held(race, "deep", asks)
         assert done.statuses() == {(200, ""): FIT, (429, "policy_rate_limited"): CALLERS - FIT}
         models = Counter(asks[place].model for place in done.admitted)
         assert max(models.values()) <= 6

@@ -196,7 +196,8 @@ class Comparison(RuleBasedStateMachine):
         now = seconds * 1000 + micros // 1000
         for booking, fields in zip(bookings, found, strict=True):
             key = booking.counter.key
-            assert stored_standing(booking, fields, now) == self.ledger.standing(booking, now)
+            theirs, ours = stored_standing(booking, fields, now), self.ledger.standing(booking, now)
+            assert theirs == ours, f"{booking} at {now}: {fields}\n{theirs}\n{ours}"
             windows = self.ledger._windows.get(key, ())
             if booking.span is not None and fields:
                 latest = windows[-1]

@@ -197,7 +197,7 @@ class Chores:
             return
         shard.clock.learn(int(seconds) * 1000 + int(micros) // 1000, asked)
         shard.back()
-        self._settler.queue.pump()
+        self._settler.queue.wake(shard)
 
     async def _tick(self) -> None:
         self._settler.queue.tick()

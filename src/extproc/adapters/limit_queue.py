@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -27,6 +28,7 @@ MOST: Final = 100_000
 """Settlements that are kept; one of three counters takes about a kilobyte."""
 _IN_FLIGHT: Final = 256  # of those that had to wait: fresh ones go out at once
 _STUCK: Final = 2.0  # seconds without an answer, after which it is told again
+_LOOK: Final = 10.0  # seconds between two looks for what is too old
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _LAST_MINUTES: Final = 60.0  # of slack, so that the last try does not come when the store has just forgotten
@@ -62,7 +64,7 @@ class Settlement:
         known_at = time.monotonic() if reservation.local else reservation.renewed
         self.until = known_at + REMEMBERED - _LAST_MINUTES
         self.tries = 0
-        self.sent = 0.0  # monotonic seconds; 0.0: not under way
+        self.sent = 0.0  # monotonic seconds of the last try
         self.due = 0.0  # not before
 
 
@@ -82,7 +84,9 @@ class SettleQueue:
         """
         self._send, self._done, self._failed, self._events = send, done, failed, events
         self._all: dict[str, Settlement] = {}  # by the reservation's name in the store, oldest first
-        self._idle: dict[Shard, dict[str, Settlement]] = {}
+        self._sent: dict[str, Settlement] = {}  # of these, those under way
+        self._idle: dict[Shard, dict[str, Settlement]] = {}  # and those that are not
+        self._looked = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
         self._told = 0
@@ -103,13 +107,19 @@ class SettleQueue:
         else:
             self._start(item)
 
+    def wake(self, shard: Shard) -> None:
+        """A shard is back: what waits for it is due now."""
+        for item in self._idle.get(shard, {}).values():
+            item.due = 0.0
+        self.pump()
+
     def pump(self) -> None:
         """Send what waits and is due, as far as not too much is under way."""
         now = time.monotonic()
         for shard in [one for one in self._idle if not one.away]:
             waiting = self._idle[shard]
-            room = _IN_FLIGHT - (len(self._all) - sum(map(len, self._idle.values())))
-            for item in [one for one in waiting.values() if one.due <= now][: max(0, room)]:
+            room = max(0, _IN_FLIGHT - len(self._sent))
+            for item in list(islice((one for one in waiting.values() if one.due <= now), room)):
                 del waiting[item.name]
                 self._start(item)
             if not waiting:
@@ -123,10 +133,11 @@ class SettleQueue:
         """Look after what takes long; to be called a few times a second."""
         if self._all:
             now = time.monotonic()
-            for item in self._all.values():
-                if 0.0 < item.sent < now - _STUCK:
-                    self._wait(item)
-            self._give_up([item for item in self._all.values() if item.until < now])
+            for item in [one for one in self._sent.values() if one.sent < now - _STUCK]:
+                self._wait(item)
+            if now >= self._looked + _LOOK:
+                self._looked = now
+                self._give_up([item for item in self._all.values() if item.until < now])
             self.pump()
         if len(self._all) != self._told:
             self._told = len(self._all)
@@ -149,6 +160,7 @@ class SettleQueue:
     def _start(self, item: Settlement) -> None:
         item.sent = time.monotonic()
         item.tries += 1
+        self._sent[item.name] = item
         self._send(item, partial(self._answered, item))
 
     def _answered(self, item: Settlement, future: asyncio.Future[Reply]) -> None:
@@ -157,7 +169,7 @@ class SettleQueue:
             return  # an earlier call of the same settlement was answered already, or it was given up
         if error is not None:
             self._failed(item, error)
-            if item.sent:
+            if item.name in self._sent:
                 self._wait(item)
             return
         if not self._done(item, future.result()):
@@ -171,7 +183,7 @@ class SettleQueue:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(item.tries, 10))
         # several workers lose the store at the same moment: they need not come back at the same one
         item.due = time.monotonic() + pause * random.uniform(0.5, 1.0) if item.tries else 0.0  # noqa: S311
-        item.sent = 0.0
+        self._sent.pop(item.name, None)
         self._idle.setdefault(item.shard, {})[item.name] = item
 
     def _give_up(self, items: list[Settlement]) -> None:
@@ -183,6 +195,7 @@ class SettleQueue:
 
     def _remove(self, item: Settlement) -> None:
         del self._all[item.name]
+        self._sent.pop(item.name, None)
         waiting = self._idle.get(item.shard)
         if waiting is not None and waiting.pop(item.name, None) is not None and not waiting:
             del self._idle[item.shard]

@@ -11,7 +11,7 @@ from extproc.adapters.limit_queue import Settlement, SettleQueue
 from extproc.adapters.limit_shard import Reservation
 from extproc.adapters.valkey_client import Reply as Raw
 from extproc.limits.counters import LARGEST, Charge
-from extproc.limits.scripts import Name, Reply, State, read
+from extproc.limits.scripts import Name, Reply, State, is_plain, read, settled
 
 
 class Settler:
@@ -37,6 +37,11 @@ class Settler:
         reservation = item.reservation
         if reservation.local or not item.fits:
             _move(item)
+        elif reservation.args and not item.extra and reservation.limits is item.shard.limits:
+            item.bookings = []  # worked out where the answer says more than that it is done
+            args = settled(reservation.args, item.amounts)
+            self._desk.start(item.shard, Name.SETTLE, args, done)
+            return
         spans = item.shard.spans(item.extra)
         extra = item.shard.bookings(item.extra, [charge.amount for charge in item.extra], spans)
         bookings = reservation.bookings(item.amounts)
@@ -46,7 +51,12 @@ class Settler:
 
     def _acknowledged(self, item: Settlement, raw: Raw) -> bool:
         item.shard.answered()
-        reply = read(cast("list[int]", raw), item.bookings)
+        numbers = cast("list[int]", raw)
+        if is_plain(numbers):
+            return True
+        if not item.bookings:
+            item.bookings = item.reservation.bookings(item.amounts)
+        reply = read(numbers, item.bookings)
         if reply.state is State.CLOCK:
             item.fits = False
             item.shard.clock.learn(reply.now, item.sent)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from extproc.adapters.limit_clock import StoreClock
-from extproc.limits.counters import Charge, Counter, Span, Window
+from extproc.limits.counters import Charge, Counter, Rule, Span, Window
 from extproc.limits.rules import limit_of
-from extproc.limits.scripts import Booking, Handle, leases_key
+from extproc.limits.scripts import Booking, Handle, held, leases_key, record_key, terms
 from extproc.limits.windows import span
 
 FAILURES: Final = 3
@@ -21,6 +21,20 @@ FAILURES: Final = 3
 _APART: Final = 0.02  # seconds: many calls that are late at one moment are one such time
 
 Spans = tuple[Span | None, ...]
+
+_MOST_PLANS: Final = 20_000
+
+
+class Plan:
+    """A counter's terms, encoded, for as long as its rule, the live limits and the window are the same."""
+
+    __slots__ = ("limits", "rule", "span", "terms")
+
+    def __init__(self, rule: Rule, limits: Mapping[tuple[str, str], int], span: Span | None, encoded: bytes) -> None:
+        self.rule: Final = rule
+        self.limits: Final = limits
+        self.span: Final = span
+        self.terms: Final = encoded
 
 
 class Shard:
@@ -92,6 +106,30 @@ class Shard:
             found.append(span(rule.window, rule.zone, now) if calendar else None)
         return tuple(found)
 
+    def hold(self, name: str, charges: Sequence[Charge], spans: Spans, lease: int) -> list[bytes]:
+        """Arguments of the script `reserve`. Raises ValueError where an amount or a limit cannot be counted exactly."""
+        identity = name.encode()
+        keys = [self.key, self._record + identity]
+        plans: list[bytes] = []
+        amounts: list[int] = []
+        known, limits = self._plans, self.limits
+        for charge, there in zip(charges, spans, strict=True):
+            counter = charge.counter
+            plan = known.get(counter.key)
+            if plan is None or plan.rule is not counter.rule or plan.limits is not limits or plan.span is not there:
+                plan = self._plan(counter, there)
+            keys.append(counter.key)
+            amounts.append(charge.amount)
+            plans.append(plan.terms)
+        return held(keys, identity, amounts, plans, lease)
+
+    def _plan(self, counter: Counter, there: Span | None) -> Plan:
+        encoded = terms(Booking(counter, 0, limit_of(counter, self.limits), there))
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        plan = self._plans[counter.key] = Plan(counter.rule, self.limits, there, encoded)
+        return plan
+
     def bookings(self, charges: Sequence[Charge], amounts: Sequence[int], spans: Spans) -> list[Booking]:
         """For the scripts, with the limits of now. All are parallel."""
         limits = self.limits
@@ -105,7 +143,21 @@ class Reservation:
     """A call that is under way. Amounts are parallel to `charges`."""
 
     __slots__ = (
-        *("asked", "busy", "charges", "handle", "held", "local", "missing", "refused", "renewed", "shadow", "shard"),
+        *(
+            "args",
+            "asked",
+            "busy",
+            "charges",
+            "limits",
+            "handle",
+            "held",
+            "local",
+            "missing",
+            "refused",
+            "renewed",
+            "shadow",
+            "shard",
+        ),
         "spans",
     )
 
@@ -116,6 +168,8 @@ class Reservation:
         self.charges: Final = charges
         self.spans: Spans = shard.spans(charges)
         self.held: tuple[int, ...] = tuple([charge.amount for charge in charges])
+        self.args: list[bytes] = []  # as it was reserved in the store; empty where it was not, or otherwise
+        self.limits = shard.limits  # that the arguments were made with
         self.local = False  # admitted by this worker's own books: the store knows nothing of it
         self.shadow: tuple[int, ...] | None = None  # what the store holds, where the own books hold more
         self.refused: int | None = None  # index of the limit that refused the newest extension

@@ -29,7 +29,8 @@ from extproc.errors import EffectError
 from extproc.exchange.effects import Extend, Reserve, Settle
 from extproc.limits.counters import Charge, Extended, Reserved
 from extproc.limits.rules import Rules
-from extproc.limits.scripts import Name, Reply, State, read
+from extproc.limits.scripts import Name, State, read
+from extproc.limits.scripts import granted as read_granted
 
 _OURS: Final = "XQ"  # what our scripts' own errors begin with: the books are not to be trusted then
 
@@ -137,7 +138,7 @@ class LimitStore:
     def settle(self, effect: Settle) -> None:
         """The call is over. Never fails and never waits; a second one for the same id charges its `extra` only."""
         reservation = self._open.pop(effect.id, None)
-        extra = tuple([charge for charge in effect.extra if charge.amount > 0])
+        extra = tuple([charge for charge in effect.extra if charge.amount > 0]) if effect.extra else ()
         if reservation is None:
             if not extra:
                 return
@@ -164,10 +165,10 @@ class LimitStore:
         """The store's answer; None where it gave none."""
         reservation = Reservation(shard, self._name(), effect.charges)
         try:
-            reply = await self._hold(reservation)
-            if reply.state is State.CLOCK:  # its time was not what we took it for: by now we know it
+            raw = await self._hold(reservation)
+            if raw[0] == State.CLOCK:  # its time was not what we took it for: by now we know it
                 reservation.spans = shard.spans(effect.charges)
-                reply = await self._hold(reservation)
+                raw = await self._hold(reservation)
         except asyncio.CancelledError:
             self._release(reservation)
             raise
@@ -180,6 +181,11 @@ class LimitStore:
             return None
         except ValueError as error:
             raise EffectError("an amount cannot be counted") from error
+        granted = read_granted(raw, [charge.counter for charge in effect.charges])
+        if granted is not None:
+            self._open[effect.id] = reservation
+            return granted
+        reply = read(raw, reservation.bookings(reservation.held))
         if not reply.lines:
             self._desk.complain(f"a reservation was answered {reply.state.name}")
             return None
@@ -188,10 +194,11 @@ class LimitStore:
             self._open[effect.id] = reservation
         return reply.reserved()
 
-    async def _hold(self, reservation: Reservation) -> Reply:
-        bookings = reservation.bookings(reservation.held)
-        args = self._desk.calls.reserve(reservation.handle, bookings, self._lease)
-        return read(await self._desk.numbers(reservation.shard, Name.RESERVE, args), bookings)
+    async def _hold(self, reservation: Reservation) -> list[int]:
+        shard = reservation.shard
+        args = shard.hold(reservation.handle.id, reservation.charges, reservation.spans, self._lease)
+        reservation.args, reservation.limits = args, shard.limits
+        return await self._desk.numbers(shard, Name.RESERVE, args)
 
     def _release(self, reservation: Reservation) -> None:
         """Nobody knows whether it was held: say that it is not."""

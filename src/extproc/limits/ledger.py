@@ -171,8 +171,8 @@ class Ledger:
         return self._adjust(booking, now, None)
 
     def standing(self, booking: Booking, now: int) -> Standing:
-        """How a counter stands; the amount is not looked at."""
-        page = self._running(booking, now) or self._latest(booking, now)
+        """How a counter stands; the amount is not looked at. A window that is over counts as empty."""
+        page = self._running(booking, now) or CalendarPage()
         return self._reply(State.GRANTED, now, [booking], [_line(page, booking)]).lines[0].standing
 
     def _adjust(self, booking: Booking, now: int, amount: int | None) -> Reply:

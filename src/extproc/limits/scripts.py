@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from functools import cache
 from importlib import resources
+from operator import le
 from typing import Final, NamedTuple
 
 import msgspec
@@ -30,6 +31,7 @@ TOMBSTONE: Final = 3_600_000
 DUE: Final = 100
 """Leases that one look at the index finds at most."""
 
+_TOMBSTONE: Final = b"%d" % TOMBSTONE
 _WIDTH: Final = 7  # numbers for each counter
 _MOST_KNOWN: Final = 20_000  # counters whose terms are kept encoded
 _LONGEST_PERIOD: Final = 31_622_400_000  # milliseconds: a year
@@ -238,6 +240,33 @@ class Calls:
             arguments.append(entry[3])
 
 
+def held(
+    keys: Sequence[bytes], identity: bytes, amounts: Sequence[int], plans: Sequence[bytes], lease: int
+) -> list[bytes]:
+    """As `Calls.reserve`, of what is encoded already: `keys` are index, record and counters, `plans` the terms.
+
+    Raises ValueError for an amount that cannot be counted exactly, and where a counter is booked twice.
+    """
+    if len(set(keys)) != len(keys):
+        raise ValueError("a counter is booked twice in one call")
+    if min(amounts) < 0 or max(amounts) >= LARGEST:
+        raise ValueError("an amount cannot be counted")
+    arguments = [b"%d" % len(keys), *keys, identity, b"%d" % lease]
+    for amount, plan in zip(amounts, plans, strict=True):
+        arguments += (b"%d" % amount, plan)
+    return arguments
+
+
+def settled(reserved: Sequence[bytes], amounts: Sequence[int]) -> list[bytes]:
+    """As `Calls.settle`, under the terms that `reserved`, the arguments of the reservation, have."""
+    count = len(amounts)
+    first = count + 6  # place of the first terms
+    arguments = [*reserved[: count + 4], b"%d" % count, _TOMBSTONE]
+    for place, amount in enumerate(amounts):
+        arguments += (b"%d" % amount, reserved[first + 2 * place])
+    return arguments
+
+
 def expire(handle: Handle, record: bytes | None) -> list[bytes]:
     """Arguments of `expire` for what GET of `record_key` answered. Raises ValueError where that is not a record."""
     keys = record_counters(record) if record is not None else ()
@@ -326,6 +355,32 @@ def read(raw: Sequence[int], bookings: Sequence[Booking]) -> Reply:
             resets_at = _flows(used + reserved, booking, now)
         lines.append(Line(Standing(used, reserved, limit, resets_at, admits_at), held, alert, flag == 3))
     return Reply(state, now, tuple(lines), refused, over)
+
+
+def granted(raw: Sequence[int], counters: Sequence[Counter]) -> Reserved | None:
+    """The answer of `reserve` where it is a yes and no more; None where `read` has to look at it.
+
+    Not for buckets, whose standing depends on their terms.
+    """
+    if raw[0] != State.GRANTED or any(raw[6::_WIDTH]) or any(raw[7::_WIDTH]):
+        return None
+    standings = []
+    at = 2
+    for counter in counters:
+        if counter.rule.window is Window.BUCKET:
+            return None
+        standings.append(Standing(raw[at], raw[at + 1], raw[at + 2], raw[at + 3] / 1000))
+        at += _WIDTH
+    return Reserved(tuple(standings), at=raw[1] / 1000)
+
+
+def is_plain(raw: Sequence[int]) -> bool:
+    """Whether an answer of `settle` says that it is done, and that nobody need be told of anything."""
+    return (
+        raw[0] != State.CLOCK
+        and not any(raw[7::_WIDTH])  # no alert
+        and all(map(le, raw[2::_WIDTH], raw[4::_WIDTH]))  # none used above its limit
+    )
 
 
 def _flows(amount: int, booking: Booking, now: int) -> float:

@@ -206,24 +206,32 @@ def _subject(facts: Facts, organisation: str) -> Subject:
 
 
 def _any_money(counters: tuple[Counter, ...]) -> bool:
-    return any(counter.rule.kind is Kind.MONEY for counter in counters)
+    return any([counter.rule.kind is Kind.MONEY for counter in counters])
 
 
-def _amount(counter: Counter, usage: Usage, money: int, calls: int) -> int:
-    kind = counter.rule.kind
-    if kind is Kind.REQUESTS:
-        return calls
+def _by_kind(usage: Usage, money: int, calls: int) -> dict[Kind, int]:
+    """What a call comes to. A cap on the output may be any number: more than all there is, is refused."""
     read, written = usage.input or 0, usage.output or 0
-    amounts = {Kind.MONEY: money, Kind.INPUT_TOKENS: read, Kind.OUTPUT_TOKENS: written, Kind.TOKENS: read + written}
-    return min(amounts[kind], _MOST)  # a cap on the output may be any number: more than all there is, is refused
+    both = read + written
+    if both > _MOST or money > _MOST:
+        read, written, both, money = min(read, _MOST), min(written, _MOST), min(both, _MOST), min(money, _MOST)
+    return {
+        Kind.REQUESTS: calls,
+        Kind.MONEY: money,
+        Kind.INPUT_TOKENS: read,
+        Kind.OUTPUT_TOKENS: written,
+        Kind.TOKENS: both,
+    }
 
 
 def _charges(counters: tuple[Counter, ...], usage: Usage, money: int, calls: int) -> tuple[Charge, ...]:
-    return tuple([Charge(counter, _amount(counter, usage, money, calls)) for counter in counters])
+    amounts = _by_kind(usage, money, calls)
+    return tuple([Charge(counter, amounts[counter.rule.kind]) for counter in counters])
 
 
 def _amounts(charges: tuple[Charge, ...], usage: Usage, money: int, calls: int) -> tuple[int, ...]:
-    return tuple(_amount(charge.counter, usage, money, calls) for charge in charges)
+    amounts = _by_kind(usage, money, calls)
+    return tuple([amounts[charge.counter.rule.kind] for charge in charges])
 
 
 def _unavailable(detail: str) -> Rejection:
