@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,12 @@ def probe(machines: Sequence[Machine], books: Books, prefix: str) -> dict[tuple[
 def race(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Race]:
     """Replicas whose budgets are set live, to ten times what was seen to be held for a call."""
     folder: Path = tmp_path_factory.mktemp("race")
-    with server() as store:
+    with ExitStack() as stack, server() as store:
         # exact: the same call has the same worst case in each worker, whatever it has learned
         more: dict[str, Any] = {"exact_input": True, "store": {"url": f"unix://{store.path}", "timeout": "5s"}}
         with replicas(folder, 2, 4, LIMITS + section(BUDGETS, **more)) as machines:
-            books = Books(store.client())
+            of_store = stack.enter_context(closing(store.client()))
+            books = Books(of_store)
             storm(machines, KINDS[:1] * CALLERS, "warm-up")  # each worker reads its tokenizer's ranks on first use
             peak = probe(machines, books, "probe")
             money = {ask: peak["probe_money", f"probe-{place}"] for place, ask in enumerate(KINDS)}

@@ -23,6 +23,7 @@ from extproc.limits.scripts import (
     State,
     due,
     expire,
+    leases_key,
     overrides_key,
     overrides_version_key,
     read_overrides,
@@ -143,6 +144,8 @@ class Chores:
             args = expire(handle, record)
         except ValueError as error:
             self._desk.complain(f"{handle.id}: {error}")
+            # it would stand first in the index for ever, and many of its kind would hide the others
+            await self._desk.command(shard, b"ZREM", leases_key(handle.organisation), handle.id.encode())
             return False
         raw = await self._desk.numbers(shard, Name.EXPIRE, args)
         if raw[0] != State.EXPIRED or record is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from extproc.adapters.limit_clock import StoreClock
@@ -28,21 +29,31 @@ _MOST_PLANS: Final = 20_000
 class Plan:
     """A counter's terms, encoded, for as long as its rule, the live limits and the window are the same."""
 
-    __slots__ = ("limits", "rule", "span", "terms")
+    __slots__ = ("counter", "limits", "span", "terms")
 
-    def __init__(self, rule: Rule, limits: Mapping[tuple[str, str], int], span: Span | None, encoded: bytes) -> None:
-        self.rule: Final = rule
+    def __init__(self, counter: Counter, limits: Mapping[tuple[str, str], int], there: Span | None) -> None:
+        """`terms` is empty where they cannot be counted exactly."""
+        self.counter: Final = counter
         self.limits: Final = limits
-        self.span: Final = span
-        self.terms: Final = encoded
+        self.span: Final = there
+        self.terms = b""
+        with suppress(ValueError):
+            self.terms = terms(Booking(counter, 0, limit_of(counter, limits), there))
+
+    def holds(self, counter: Counter, limits: Mapping[tuple[str, str], int], now: int) -> bool:
+        """Whether it is still right."""
+        if self.limits is not limits or self.counter.rule is not counter.rule:
+            return False
+        there = self.span
+        return there is None or there.start <= now < there.end
 
 
 class Shard:
     """One organisation. Belongs to the event loop's thread."""
 
     __slots__ = (
-        *("_failures", "_late_at", "_told", "away_since", "back_since", "clock", "key", "limits", "name", "used"),
-        "version",
+        *("_failures", "_late_at", "_plans", "_record", "_told", "away_since", "back_since", "clock", "key", "limits"),
+        *("name", "used", "version"),
     )
 
     def __init__(self, name: str, told: Callable[[Shard, str], None]) -> None:
@@ -58,6 +69,8 @@ class Shard:
         self._failures = 0
         self._late_at = 0.0
         self._told = told
+        self._record: Final = record_key(Handle(name, ""))
+        self._plans: dict[bytes, Plan] = {}
 
     @property
     def away(self) -> bool:
@@ -99,36 +112,31 @@ class Shard:
     def spans(self, charges: Sequence[Charge]) -> Spans:
         """The windows that run now, by the estimate of the store's clock; None for those that are not of the calendar."""
         now = self.clock.now()
-        found: list[Span | None] = []
-        for charge in charges:
-            rule = charge.counter.rule
-            calendar = rule.window is not Window.BUCKET and rule.window is not Window.CONCURRENT
-            found.append(span(rule.window, rule.zone, now) if calendar else None)
-        return tuple(found)
+        return tuple([_window(charge.counter.rule, now) for charge in charges])
 
-    def hold(self, name: str, charges: Sequence[Charge], spans: Spans, lease: int) -> list[bytes]:
-        """Arguments of the script `reserve`. Raises ValueError where an amount or a limit cannot be counted exactly."""
-        identity = name.encode()
-        keys = [self.key, self._record + identity]
-        plans: list[bytes] = []
-        amounts: list[int] = []
-        known, limits = self._plans, self.limits
-        for charge, there in zip(charges, spans, strict=True):
+    def plans(self, charges: Sequence[Charge]) -> list[Plan]:
+        """The terms of today of these counters."""
+        known, limits, now = self._plans, self.limits, self.clock.now()
+        found = []
+        for charge in charges:
             counter = charge.counter
             plan = known.get(counter.key)
-            if plan is None or plan.rule is not counter.rule or plan.limits is not limits or plan.span is not there:
-                plan = self._plan(counter, there)
-            keys.append(counter.key)
-            amounts.append(charge.amount)
-            plans.append(plan.terms)
-        return held(keys, identity, amounts, plans, lease)
+            if plan is None or not plan.holds(counter, limits, now):
+                if len(known) >= _MOST_PLANS:
+                    known.clear()
+                plan = known[counter.key] = Plan(counter, limits, _window(counter.rule, now))
+            found.append(plan)
+        return found
 
-    def _plan(self, counter: Counter, there: Span | None) -> Plan:
-        encoded = terms(Booking(counter, 0, limit_of(counter, self.limits), there))
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        plan = self._plans[counter.key] = Plan(counter.rule, self.limits, there, encoded)
-        return plan
+    def hold(self, reservation: Reservation, lease: int) -> list[bytes]:
+        """Arguments of the script `reserve`. Raises ValueError where an amount or a limit cannot be counted exactly."""
+        identity = reservation.handle.id.encode()
+        plans = reservation.plans
+        encoded = [plan.terms for plan in plans]
+        if not all(encoded):
+            raise ValueError("a limit cannot be counted")
+        keys = [self.key, self._record + identity, *[plan.counter.key for plan in plans]]
+        return held(keys, identity, reservation.held, encoded, lease)
 
     def bookings(self, charges: Sequence[Charge], amounts: Sequence[int], spans: Spans) -> list[Booking]:
         """For the scripts, with the limits of now. All are parallel."""
@@ -139,26 +147,17 @@ class Shard:
         ]
 
 
+def _window(rule: Rule, now: int) -> Span | None:
+    calendar = rule.window is not Window.BUCKET and rule.window is not Window.CONCURRENT
+    return span(rule.window, rule.zone, now) if calendar else None
+
+
 class Reservation:
     """A call that is under way. Amounts are parallel to `charges`."""
 
     __slots__ = (
-        *(
-            "args",
-            "asked",
-            "busy",
-            "charges",
-            "limits",
-            "handle",
-            "held",
-            "local",
-            "missing",
-            "refused",
-            "renewed",
-            "shadow",
-            "shard",
-        ),
-        "spans",
+        *("args", "asked", "busy", "charges", "handle", "held", "limits", "local", "missing", "plans", "refused"),
+        *("renewed", "shadow", "shard", "spans"),
     )
 
     def __init__(self, shard: Shard, identity: str, charges: tuple[Charge, ...]) -> None:
@@ -166,7 +165,7 @@ class Reservation:
         self.shard: Final = shard
         self.handle: Final = Handle(shard.name, identity)
         self.charges: Final = charges
-        self.spans: Spans = shard.spans(charges)
+        self.plan()
         self.held: tuple[int, ...] = tuple([charge.amount for charge in charges])
         self.args: list[bytes] = []  # as it was reserved in the store; empty where it was not, or otherwise
         self.limits = shard.limits  # that the arguments were made with
@@ -177,6 +176,11 @@ class Reservation:
         self.busy = False  # an extension is under way
         self.missing = False  # the store has lost it
         self.renewed = time.monotonic()  # when the store was last known to keep it
+
+    def plan(self) -> None:
+        """Take the windows that run now."""
+        self.plans = self.shard.plans(self.charges)
+        self.spans: Spans = tuple([plan.span for plan in self.plans])
 
     def bookings(self, amounts: Sequence[int]) -> list[Booking]:
         """For the scripts, with the limits of now."""

@@ -148,12 +148,13 @@ class LimitStore:
         amounts = tuple([bounded(amount) for amount in effect.amounts])
         if len(amounts) != len(reservation.charges):
             amounts = reservation.held
-        amounts, extra = _merged(reservation, amounts, extra)
-        real = [
-            *[Charge(one.counter, amount) for one, amount in zip(reservation.charges, amounts, strict=True)],
-            *extra,
-        ]
-        held = (*reservation.held, *[0] * len(extra))
+        if extra:
+            amounts, extra = _merged(reservation, amounts, extra)
+        real = [Charge(one.counter, amount) for one, amount in zip(reservation.charges, amounts, strict=True)]
+        held = reservation.held
+        if extra:
+            real += extra
+            held += (0,) * len(extra)
         self._events.settled(real, held, local=reservation.local)
         self._local.settle(reservation, amounts)
         if not reservation.local or any(amounts) or extra:
@@ -167,7 +168,7 @@ class LimitStore:
         try:
             raw = await self._hold(reservation)
             if raw[0] == State.CLOCK:  # its time was not what we took it for: by now we know it
-                reservation.spans = shard.spans(effect.charges)
+                reservation.plan()
                 raw = await self._hold(reservation)
         except asyncio.CancelledError:
             self._release(reservation)
@@ -196,7 +197,7 @@ class LimitStore:
 
     async def _hold(self, reservation: Reservation) -> list[int]:
         shard = reservation.shard
-        args = shard.hold(reservation.handle.id, reservation.charges, reservation.spans, self._lease)
+        args = shard.hold(reservation, self._lease)
         reservation.args, reservation.limits = args, shard.limits
         return await self._desk.numbers(shard, Name.RESERVE, args)
 

@@ -6,6 +6,7 @@ that a budget's bound speaks of, and it is corrected at the end of each call.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from math import ceil, exp, log, sqrt
 from typing import Final
 
@@ -30,19 +31,20 @@ _MEMORY: Final = 32  # calls over which the mean is formed
 _CLIP: Final = 2.5  # standard deviations: a call that is further off counts as one that is so far off
 _LEAST_SPREAD: Final = 0.05
 _MODELS: Final = 1000
-_CLASSES: Final = (10, 13, 16)  # powers of 2, bytes: small bodies are mostly structure, or mostly what vendors add
+_CLASSES: Final = (1 << 10, 1 << 13, 1 << 16)  # bytes: small bodies are mostly structure, or mostly what vendors add
 
 
 class _Ratio:
     """Tokens per unit: mean and spread of its logarithm, over the calls of late."""
 
-    __slots__ = ("_mean", "_seen", "_variance")
+    __slots__ = ("_estimate", "_mean", "_seen", "_variance")
 
     def __init__(self, start: float) -> None:
         """With `start` as the estimate before any call."""
         self._mean = log(start) - _QUANTILE * _PRIOR_SPREAD
         self._variance = _PRIOR_SPREAD**2
         self._seen = _PRIOR_WEIGHT
+        self._estimate = 0.0  # until it is asked for
 
     def learn(self, ratio: float) -> None:
         """Take what one call came to. One that is far off moves the mean by its clipped distance only."""
@@ -52,10 +54,13 @@ class _Ratio:
         off = max(-bound, min(bound, log(ratio) - self._mean))
         self._mean += share * off
         self._variance = (1 - share) * (self._variance + share * off * off)
+        self._estimate = 0.0
 
     def estimate(self) -> float:
         """What 95 % of calls stay below, were the logarithm normally distributed."""
-        return exp(self._mean + _QUANTILE * self._spread())
+        if not self._estimate:
+            self._estimate = exp(self._mean + _QUANTILE * self._spread())
+        return self._estimate
 
     def middle(self) -> float:
         """What half of the calls stay below."""
@@ -131,5 +136,4 @@ class Estimates:
 
 
 def _class(size: int) -> int:
-    bits = size.bit_length()
-    return sum(bits > power for power in _CLASSES)
+    return bisect_right(_CLASSES, size)

@@ -206,7 +206,7 @@ def _subject(facts: Facts, organisation: str) -> Subject:
 
 
 def _any_money(counters: tuple[Counter, ...]) -> bool:
-    return any([counter.rule.kind is Kind.MONEY for counter in counters])
+    return any(counter.rule.kind is Kind.MONEY for counter in counters)
 
 
 def _by_kind(usage: Usage, money: int, calls: int) -> dict[Kind, int]:

@@ -233,21 +233,24 @@ def rate_headers(api: str, charges: Sequence[Charge], reserved: Reserved) -> Hea
     families = _FAMILIES.get(api)
     if families is None:
         return ()
-    tightest: dict[str, Standing] = {}
+    tightest: dict[str, tuple[tuple[float, float], Standing]] = {}
     for charge, standing in zip(charges, reserved.standings, strict=True):
         rule = charge.counter.rule
-        if not rule.hard or rule.window is Window.CONCURRENT:
+        shown = families.get(rule.kind)
+        if shown is None or not rule.hard or rule.window is Window.CONCURRENT:
             continue
-        for family in families.get(rule.kind, ()):
+        tightness = _tightness(standing)
+        for family in shown:
             known = tightest.get(family)
-            if known is None or _tightness(standing) < _tightness(known):
-                tightest[family] = standing
+            if known is None or tightness < known[0]:
+                tightest[family] = tightness, standing
     headers: list[tuple[str, str]] = []
-    names = _OPENAI if api == "openai" else _ANTHROPIC
-    for family, standing in tightest.items():
+    openai = api == "openai"
+    names = _OPENAI if openai else _ANTHROPIC
+    for family, (_, standing) in tightest.items():
         limit, remaining, reset = names[family]
         until = standing.resets_at
-        when = _duration(until - reserved.at) if api == "openai" else _time(until)
+        when = _duration(until - reserved.at) if openai else _time(until)
         headers += ((limit, str(standing.limit)), (remaining, str(standing.remaining)), (reset, when))
     return tuple(headers)
 
@@ -280,7 +283,13 @@ def _duration(seconds: float) -> str:
         return "0s"
     if seconds < 1:
         return f"{ceil(seconds * 1000)}ms"
-    minutes, rest = divmod(ceil(min(seconds, _LAST)), 60)
+    return _seconds(ceil(min(seconds, _LAST)))
+
+
+@lru_cache(maxsize=256)
+def _seconds(seconds: int) -> str:
+    """Calls of one second share their reset."""
+    minutes, rest = divmod(seconds, 60)
     if not minutes:
         return f"{rest}s"
     hours, minutes = divmod(minutes, 60)

@@ -194,7 +194,7 @@ def worst_cost(quotas: Quotas, facts: Facts, worth: Worth) -> int | None:
 
 
 def _may_attach(body: bytes) -> bool:
-    return _TYPED in body and any([sign in body for sign in _SIGNS])
+    return _TYPED in body and any(sign in body for sign in _SIGNS)
 
 
 def _measure(facts: Facts, body: bytes) -> tuple[int, int]:
