@@ -8,6 +8,7 @@ from valkey import Valkey
 from valkey.exceptions import NoScriptError
 
 from extproc.limits.counters import Counter, Kind, Rule, Span, Window
+from extproc.limits.rules import key_prefix
 from extproc.limits.scripts import Booking, Name, Reply, read, script
 
 
@@ -32,7 +33,7 @@ def clock(client: Valkey) -> int:
 
 
 def counter(organisation: str, rule: Rule, value: str = "v") -> Counter:
-    key = f"xq:{{{organisation}}}:c:{rule.name}:{rule.kind}:{rule.window}:{value}"
+    key = f"{key_prefix(organisation)}c:{rule.name}:{rule.kind}:{rule.window}:{value}"
     return Counter(rule, organisation, value, key.encode())
 
 

@@ -22,6 +22,7 @@ from valkey import Valkey
 
 from extproc.limits.counters import Window
 from extproc.limits.ledger import Ledger, stored_standing
+from extproc.limits.rules import key_prefix
 from extproc.limits.scripts import (
     Booking,
     Calls,
@@ -62,7 +63,7 @@ class Comparison(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.organisation = f"o{next(NUMBERS)}"
+        self.organisation = f"Acme & Söhne {next(NUMBERS)}"
         self.counters = [counter(self.organisation, one) for one in RULES]
         self.limits = [one.limit for one in RULES]
         self.calls, self.ledger = Calls(), Ledger()
@@ -211,7 +212,7 @@ class Comparison(RuleBasedStateMachine):
                     ]  # fmt: skip
 
     def teardown(self) -> None:
-        for key in self.client.scan_iter(f"xq:{{{self.organisation}}}:*"):
+        for key in self.client.scan_iter(f"{key_prefix(self.organisation)}*"):
             self.client.delete(key)
 
 

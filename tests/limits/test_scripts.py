@@ -374,7 +374,7 @@ def test_too_large_for_ever_is_no_alert(client: Valkey) -> None:
 
 
 def test_numbers_that_cannot_be_counted(client: Valkey) -> None:
-    """Amounts and limits from 2**53 on are refused before they are sent; sums are refused, or stay at the largest."""
+    """Amounts and limits from 2**53 on are refused before they are sent; sums of a soft limit stay at the largest."""
     most = LARGEST - 1
     soft = counter("acme", month(limit=most, hard=False, alerts=()))
     now = clock(client)
@@ -386,13 +386,43 @@ def test_numbers_that_cannot_be_counted(client: Valkey) -> None:
         with pytest.raises(ValueError, match="cannot be counted"):
             override(soft, wrong)
     assert amounts(reserve(client, ONE, [book(soft, most, now)])) == [(0, most, most)]
-    before = dump(client)
-    with pytest.raises(ResponseError, match="XQMOST"):
-        reserve(client, TWO, [book(soft, 1, now)])
-    assert dump(client) == before
+    beside = reserve(client, TWO, [book(soft, 7, now)])
+    assert (beside.state, beside.over, beside.lines[0].held) == (State.GRANTED, (0,), 0)
     assert client.hget(soft.key, "r") == b"%d" % most
     assert amounts(settle(client, ONE, [book(soft, most, now)])) == [(most, 0, most)]
     assert amounts(settle(client, TWO, [book(soft, most, now)])) == [(most, 0, most)]
+
+
+def test_what_uses_nothing_passes_a_limit_that_was_overrun(client: Valkey) -> None:
+    """Embeddings have no output: a limit on output is none of theirs."""
+    counted = counter("acme", month(limit=5))
+    now = clock(client)
+    settle(client, ONE, [book(counted, 9, now)])
+    assert reserve(client, TWO, [book(counted, 0, now)]).state is State.GRANTED
+    assert reserve(client, Handle("acme", "three"), [book(counted, 1, now)]).state is State.REFUSED
+
+
+def test_alerts_begin_anew_where_the_limit_was_raised(client: Valkey) -> None:
+    """The higher limit has thresholds of its own; the same limit tells each once."""
+    counted = counter("acme", month(limit=10))
+    now = clock(client)
+
+    def told(name: str, amount: int, limit: int) -> int:
+        booking = book(counted, amount, now)._replace(limit=limit)
+        return settle(client, Handle("acme", name), [booking]).lines[0].alert
+
+    assert [told("a", 10, 10), told("b", 1, 10)] == [100, 0]
+    assert [told("c", 1, 1000), told("d", 490, 1000), told("e", 1, 1000), told("f", 500, 1000)] == [0, 50, 0, 100]
+
+
+def test_a_window_of_the_future_is_no_prison(client: Valkey) -> None:
+    """A store whose clock was wrong for a moment has opened it: the right window takes its place."""
+    counted = counter("acme", month())
+    now = clock(client)
+    client.hset(counted.key, mapping={"s": now + 10**12, "e": now + 2 * 10**12, "u": 100, "r": 0, "g": 0, "a": 100})
+
+    reply = reserve(client, ONE, [book(counted, 1, now)])
+    assert (reply.state, amounts(reply)) == (State.GRANTED, [(0, 1, 100)])
 
 
 def test_terms_that_make_no_sense() -> None:

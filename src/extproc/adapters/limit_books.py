@@ -15,7 +15,7 @@ import msgspec
 
 from extproc.limits import scripts
 from extproc.limits.counters import Counter, Rule, Standing, Window
-from extproc.limits.rules import Rules, burst_at
+from extproc.limits.rules import Rules, burst_at, key_prefix
 from extproc.limits.scripts import Booking, Name, State
 from extproc.limits.windows import span
 
@@ -70,7 +70,7 @@ class Books:
         self._rules = rules
         self._organisation = organisation
         self._configured = {(rule.name, value) for rule in rules.rules for value, _ in rule.overrides}
-        self._prefix = len(f"xq:{{{organisation}}}:c:".encode())
+        self._prefix = len(f"{key_prefix(organisation)}c:".encode())
         self._any = scripts.leases_key(organisation)  # all keys of an organisation are on one node
 
     async def now(self) -> int:

@@ -16,7 +16,7 @@ else
 end
 b.told = true
 if b.kind == 'c' then
-  b.a = 0
+  b.a, b.l = 0, 0
   alert(b) -- what stands above its threshold still has been told
   b.level = 0
 else

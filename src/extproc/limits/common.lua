@@ -7,7 +7,7 @@
 -- mode: h refuses, s says so only; alerts: per cents, ascending, joined by commas, or `-`.
 --
 -- Fields of a counter's hash:
---   calendar: s, e start and end; u used; r reserved; g top-up; a highest alert told; ps, pe, pu, pr, pg the window before
+--   calendar: s, e start and end; u used; r reserved; g top-up; a highest alert told, for limit l; ps, pe, pu, pr, pg the window before
 --   bucket:   o out; t drained up to (milliseconds); f what is left over of the division, in 1/period; r; g; w
 --   in flight: r; w
 --   w: until when a refusal is not told again
@@ -27,24 +27,24 @@ local function most(a, b) return a > b and a or b end
 -- Stored numbers; what none of us wrote is an error.
 local function whole(key, v)
   local a, b, c, d = tonumber(v[1] or 0), tonumber(v[2] or 0), tonumber(v[3] or 0), tonumber(v[4] or 0)
-  local e, f = tonumber(v[5] or 0), tonumber(v[6] or 0)
-  if a and b and c and d and e and f and a >= 0 and b >= 0 and c >= 0 and d >= 0 and e >= 0 and f >= 0
-    and a <= MOST and b <= MOST and c <= MOST and d <= MOST and e <= MOST and f <= MOST
-    and a % 1 + b % 1 + c % 1 + d % 1 + e % 1 + f % 1 == 0 then
-    return a, b, c, d, e, f
+  local e, f, g = tonumber(v[5] or 0), tonumber(v[6] or 0), tonumber(v[7] or 0)
+  if a and b and c and d and e and f and g and a >= 0 and b >= 0 and c >= 0 and d >= 0 and e >= 0 and f >= 0 and g >= 0
+    and a <= MOST and b <= MOST and c <= MOST and d <= MOST and e <= MOST and f <= MOST and g <= MOST
+    and a % 1 + b % 1 + c % 1 + d % 1 + e % 1 + f % 1 + g % 1 == 0 then
+    return a, b, c, d, e, f, g
   end
   bad = 'XQBAD not a count of ours: ' .. key
-  return 0, 0, 0, 0, 0, 0
+  return 0, 0, 0, 0, 0, 0, 0
 end
 
 -- The window that runs now; the one before it is kept, older ones are forgotten.
 local function roll(b)
-  if now < b.e then return end
+  if now < b.e and b.s < b.after then return end -- one that begins after all of ours: a wrong clock has opened it
   local s, e, after = b.start, b.stop, 0
   if now < s or now >= b.after then b.clock = true return end
   if now < e then after = b.after else s, e, after = e, b.after, 2 * b.after - e end
   if b.e > 0 then b.ps, b.pe, b.pu, b.pr, b.pg = b.s, b.e, b.u, b.r, b.g end
-  b.s, b.e, b.u, b.r, b.g, b.a, b.rolled = s, e, 0, 0, 0, 0, after
+  b.s, b.e, b.u, b.r, b.g, b.a, b.l, b.rolled = s, e, 0, 0, 0, 0, 0, after
 end
 
 -- What has flowed back since. `rate` and the time are split so that no product goes above MOST for periods up to a
@@ -68,9 +68,9 @@ end
 local function open(key, terms)
   local kind, mode, x, y, z, d, alerts = match(terms, '^([cbk])([hs]) (%d+) (%d+) (%d+) (%d+) (%S+)$')
   if kind == 'c' then
-    local s, e, u, r, g, a = whole(key, call('HMGET', key, 's', 'e', 'u', 'r', 'g', 'a'))
+    local s, e, u, r, g, a, l = whole(key, call('HMGET', key, 's', 'e', 'u', 'r', 'g', 'a', 'l'))
     return {key = key, kind = 'c', hard = mode == 'h', limit = tonumber(x), alerts = alerts, terms = terms,
-      s = s, e = e, u = u, r = r, g = g, a = a, start = tonumber(y), stop = tonumber(z), after = tonumber(d),
+      s = s, e = e, u = u, r = r, g = g, a = a, l = l, start = tonumber(y), stop = tonumber(z), after = tonumber(d),
       books = 's', held = 0, from = s, flag = 0, level = 0}
   elseif kind == 'b' then
     local o, t, f, r, g, w = whole(key, call('HMGET', key, 'o', 't', 'f', 'r', 'g', 'w'))
@@ -100,13 +100,13 @@ local function save(b)
   local key = b.key
   if b.kind == 'c' then
     if b.rolled then
-      call('HSET', key, 's', b.s, 'e', b.e, 'u', b.u, 'r', b.r, 'g', b.g, 'a', b.a)
+      call('HSET', key, 's', b.s, 'e', b.e, 'u', b.u, 'r', b.r, 'g', b.g, 'a', b.a, 'l', b.l)
       if b.ps then call('HSET', key, 'ps', b.ps, 'pe', b.pe, 'pu', b.pu, 'pr', b.pr, 'pg', b.pg) end
       call('PEXPIREAT', key, b.rolled + HOUR)
     elseif b.books == 'p' then
       call('HSET', key, 'pu', b.pu, 'pr', b.pr)
     elseif b.told then
-      call('HSET', key, 'u', b.u, 'r', b.r, 'g', b.g, 'a', b.a)
+      call('HSET', key, 'u', b.u, 'r', b.r, 'g', b.g, 'a', b.a, 'l', b.l)
     else
       call('HSET', key, 'u', b.u, 'r', b.r)
     end
@@ -133,17 +133,24 @@ local function out(b)
   return b.u + b.r
 end
 
+-- Alerts begin anew where the limit was raised since the last one. -> the limit
+local function afresh(b)
+  local limit = room(b)
+  if b.a > 0 and limit > b.l then b.a = 0 end
+  return limit
+end
+
 -- Notes the highest alert that `used` has newly reached in the window.
 local function alert(b)
-  if b.alerts == '-' or b.u == 0 or b.a == 100 then return end
-  local limit, level = room(b), 0
+  if b.alerts == '-' or b.u == 0 or (b.a == 100 and room(b) <= b.l) then return end
+  local limit, level = afresh(b), 0
   local hundredth = floor(limit / 100)
   local rest = limit - hundredth * 100
   for word in string.gmatch(b.alerts, '%d+') do
     local per = tonumber(word)
     if b.u >= hundredth * per + math.ceil(rest * per / 100) then level = per end
   end
-  if level > b.a then b.a, b.level, b.told = level, level, true end
+  if level > b.a then b.a, b.l, b.level, b.told = level, limit, level, true end
 end
 
 -- Appends what is known of a counter to the answer: used, reserved, limit, end, flag, alert, held.

@@ -20,7 +20,7 @@ for i = 1, #lines do
   if b.flag == 0 and b.held > b.was and total > room(b) then
     b.flag = b.hard and 1 or 2
     refused = refused or b.hard
-    if total > MOST and not b.hard then bad = 'XQMOST more than can be counted: ' .. key end
+    if not b.hard then b.held = b.was + least(b.held - b.was, most(0, MOST - out(b))) end
   end
   books[i] = b
 end

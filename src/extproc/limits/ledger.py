@@ -13,7 +13,19 @@ from itertools import chain
 from typing import Final
 
 from extproc.limits.counters import LARGEST, Standing, Window
-from extproc.limits.pages import HOUR, Bucket, CalendarPage, Flights, Page, counted, fresh, room, stored, verdict
+from extproc.limits.pages import (
+    HOUR,
+    Bucket,
+    CalendarPage,
+    Flights,
+    Page,
+    countable,
+    counted,
+    fresh,
+    room,
+    stored,
+    verdict,
+)
 from extproc.limits.scripts import TOMBSTONE, Booking, Reply, State, read
 
 _TIDY: Final = 60_000  # milliseconds between two looks for what has no use any more
@@ -77,7 +89,8 @@ class Ledger:
             lines = [_line(p, b, flag, self._turned_away(p, b, now) if flag == 1 else 0) for p, b, flag in rows]
             return self._reply(State.REFUSED, now, bookings, lines)
         starts = [page.start if isinstance(page, CalendarPage) else 0 for page in running]
-        self._holds[name] = _Hold(bookings, starts, now + lease)
+        rows = [(page, countable(page, booking), flag) for page, booking, flag in rows]
+        self._holds[name] = _Hold([booking for _, booking, _ in rows], starts, now + lease)
         lines = []
         for page, booking, flag in rows:
             page.hold(0, booking.amount)
@@ -100,13 +113,14 @@ class Ledger:
         if any(row[3] == 1 for row in rows):
             lines = [_line(p or self._latest(b, now), b, flag, held=old) for p, b, old, flag in rows]
             return self._reply(State.REFUSED, now, bookings, lines)
+        rows = [(p, b if p is None else countable(p, b, held), held, flag) for p, b, held, flag in rows]
         expired, lines = hold.state == "expired", []
         for affected, booking, held, flag in rows:
             if affected is not None:
                 (affected.revive if expired else affected.hold)(held, booking.amount)
                 self._keep(affected, booking, now)
             lines.append(_line(affected or self._latest(booking, now), booking, flag, held=booking.amount))
-        hold.bookings, hold.state, hold.ends = tuple(bookings), "live", now + lease
+        hold.bookings, hold.state, hold.ends = tuple(row[1] for row in rows), "live", now + lease
         return self._reply(State.REVIVED if expired else State.GRANTED, now, bookings, lines)
 
     def settle(self, name: str, bookings: Sequence[Booking], now: int, extra: Sequence[Booking] = ()) -> Reply:
@@ -184,7 +198,7 @@ class Ledger:
         else:
             page.granted = counted(page.granted + amount)
         if isinstance(page, CalendarPage):
-            page.told = 0
+            page.told = page.told_for = 0
             page.reached(booking)
         elif isinstance(page, Bucket | Flights):
             page.quiet = 0
@@ -213,8 +227,8 @@ class Ledger:
         """The alert for a refusal: once in a window, else once in an hour; not for what could never have passed."""
         if booking.amount > room(page, booking) or 100 not in booking.counter.rule.alerts:
             return 0
-        if isinstance(page, CalendarPage) and page.told < 100:
-            page.told = 100
+        if isinstance(page, CalendarPage) and (page.told < 100 or room(page, booking) > page.told_for):
+            page.told, page.told_for = 100, room(page, booking)
         elif isinstance(page, Bucket | Flights) and now >= page.quiet:
             page.quiet = now + HOUR
         else:
@@ -261,7 +275,9 @@ class Ledger:
         if span is None:
             return self._open(booking, now)
         windows = self._pair(booking, now)
-        return windows[-1] if windows and now < windows[-1].end else fresh(span, now)
+        # one that begins after all of ours: a wrong clock has opened it
+        current = windows[-1] if windows and now < windows[-1].end and windows[-1].start < span.next_end else None
+        return current or fresh(span, now)
 
     def _page(self, booking: Booking, start: int, now: int) -> Page | None:
         """The books that a reservation of the window from `start` belongs to. None: they are no more."""

@@ -58,7 +58,8 @@ class CalendarPage:
         self.start: Final = start
         self.end: Final = end
         self.until: Final = until  # when its books go
-        self.used = self.reserved = self.granted = self.told = 0
+        self.used = self.reserved = self.granted = 0
+        self.told = self.told_for = 0  # the highest alert told, and the limit that it was told for
 
     def taken(self) -> int:
         """Used and reserved."""
@@ -92,12 +93,13 @@ class CalendarPage:
         return self.used, self.reserved, self.end
 
     def reached(self, booking: Booking) -> int:
-        """The highest alert that what is used has newly reached, or 0."""
+        """The highest alert that what is used has newly reached, or 0. A limit that was raised has told none."""
         limit = room(self, booking)
+        told = 0 if limit > self.told_for else self.told
         level = max((level for level in booking.counter.rule.alerts if self.used * 100 >= limit * level), default=0)
-        if not self.used or level <= self.told:
+        if not self.used or level <= told:
             return 0
-        self.told = level
+        self.told, self.told_for = level, limit
         return level
 
 
@@ -208,9 +210,17 @@ def fresh(span: Span, now: int) -> CalendarPage | None:
     return CalendarPage(span.end, span.next_end, 2 * span.next_end - span.end + HOUR)
 
 
+def countable(page: Page, booking: Booking, held: int = 0) -> Booking:
+    """What is held of a booking in the place of `held`: of a soft limit no more than can be counted."""
+    more = booking.amount - held
+    if booking.counter.rule.hard or more <= 0 or page.taken() + more <= room(page, booking):
+        return booking
+    return booking._replace(amount=held + min(more, max(0, LARGEST - 1 - page.taken())))
+
+
 def verdict(page: Page, booking: Booking, more: int) -> int:
     """1: a hard limit has no room for `more`; 2: a soft one is exceeded."""
-    if page.taken() + more <= room(page, booking):
+    if more <= 0 or page.taken() + more <= room(page, booking):
         return 0
     return 1 if booking.counter.rule.hard else 2
 
@@ -235,5 +245,5 @@ def stored(booking: Booking, fields: Mapping[bytes, bytes], now: int) -> Page:
     if now >= page.end:
         return (booking.span and fresh(booking.span, now)) or CalendarPage()
     page.used, page.reserved = number.get(b"u", 0), number.get(b"r", 0)
-    page.granted, page.told = number.get(b"g", 0), number.get(b"a", 0)
+    page.granted, page.told, page.told_for = number.get(b"g", 0), number.get(b"a", 0), number.get(b"l", 0)
     return page

@@ -11,11 +11,11 @@ for i = 1, #KEYS - 2 do
   b.held = amount
   if b.kind == 'c' then roll(b) end
   if b.clock and not known then return {4, now} end
-  local total = out(b) + amount
-  if total > room(b) then
+  local taken = out(b)
+  if amount > 0 and taken + amount > room(b) then -- a call that uses none of it passes whatever others did
     b.flag = b.hard and 1 or 2
     refused = refused or b.hard
-    if total > MOST and not b.hard then bad = 'XQMOST more than can be counted: ' .. b.key end
+    if not b.hard then b.held = least(amount, most(0, MOST - taken)) end -- refuses nothing: not what cannot be counted
   end
   b.from = b.s or 0
   books[i] = b
@@ -35,8 +35,8 @@ if refused then
   for i = 1, #books do
     local b = books[i]
     if b.flag == 1 and b.held <= room(b) and string.sub(b.alerts, -3) == '100' then
-      if b.kind == 'c' and b.a < 100 then
-        b.a, b.level, b.told = 100, 100, true
+      if b.kind == 'c' and (b.a < 100 or room(b) > b.l) then
+        b.a, b.l, b.level, b.told = 100, room(b), 100, true
       elseif b.kind ~= 'c' and now >= b.w then
         b.w, b.level = now + HOUR, 100
       end

@@ -61,8 +61,7 @@ class Rules:
 
     def counter(self, rule: Rule, organisation: str, value: str) -> Counter:
         """The counter of a rule for a value that is written as `Counter.value` (see `read_value`)."""
-        check_organisation(organisation)
-        key = f"xq:{{{organisation}}}:c:{rule.name}:{rule.kind.value}:{rule.window.value}:{value}"
+        key = f"{key_prefix(organisation)}c:{rule.name}:{rule.kind.value}:{rule.window.value}:{value}"
         return Counter(self._overridden.get(rule.name, {}).get(value, rule), organisation, value, key.encode())
 
     def _find(self, subject: Subject) -> tuple[Counter, ...]:
@@ -86,6 +85,13 @@ def _fits(rule: Rule, subject: Subject) -> bool:
         if pattern not in ("*", value) and not fnmatchcase(value, pattern):
             return False
     return True
+
+
+@lru_cache(maxsize=1024)
+def key_prefix(organisation: str) -> str:
+    """What all keys of an organisation begin with; its name is quoted as values are. Raises as `check_organisation`."""
+    check_organisation(organisation)
+    return f"xq:{{{quoted_value(organisation)}}}:"
 
 
 def check_organisation(organisation: str) -> None:

@@ -5,8 +5,8 @@ nothing, by the store's own clock, and may be repeated: the record of a reservat
 for an hour after its end. Every key that a script touches is among its declared ones and has the organisation's hash
 tag (Redis Cluster specification). What is written where stands in `common.lua`.
 
-An error reply of ours begins with `XQBAD` (somebody else wrote into our keys), `XQARGS` (other counters than were
-reserved) or `XQMOST` (a sum that could not be counted exactly): nothing was changed then.
+An error reply of ours begins with `XQBAD` (somebody else wrote into our keys) or `XQARGS` (other counters than were
+reserved): nothing was changed then. Of a soft limit no more is held than can be counted exactly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from extproc.limits.counters import LARGEST, Counter, Reserved, Rule, Span, Standing, Window
-from extproc.limits.rules import burst_at
+from extproc.limits.rules import burst_at, key_prefix
 
 TOMBSTONE: Final = 3_600_000
 """Milliseconds that the record of a reservation stays after its end."""
@@ -140,28 +140,27 @@ def script(name: Name) -> Script:
 
 def leases_key(organisation: str) -> bytes:
     """Index of live reservations: id -> end of the lease, milliseconds."""
-    return f"xq:{{{organisation}}}:leases".encode()
+    return f"{key_prefix(organisation)}leases".encode()
 
 
 def record_key(handle: Handle) -> bytes:
     """The record of a reservation."""
-    return f"xq:{{{handle.organisation}}}:r:{handle.id}".encode()
+    return f"{key_prefix(handle.organisation)}r:{handle.id}".encode()
 
 
 def overrides_key(organisation: str) -> bytes:
     """Live overrides: `<rule>|<value>` -> limit, in the unit of its kind."""
-    return f"xq:{{{organisation}}}:overrides".encode()
+    return f"{key_prefix(organisation)}overrides".encode()
 
 
 def overrides_version_key(organisation: str) -> bytes:
     """A number that is another one after each change of the overrides."""
-    return f"xq:{{{organisation}}}:overrides:version".encode()
+    return f"{key_prefix(organisation)}overrides:version".encode()
 
 
 def counters_pattern(organisation: str) -> bytes:
-    """For SCAN MATCH: every counter of an organisation. Its name is taken literally."""
-    escaped = "".join(f"\\{sign}" if sign in "*?[]^\\" else sign for sign in organisation)
-    return f"xq:{{{escaped}}}:c:*".encode()
+    """For SCAN MATCH: every counter of an organisation. What is quoted has no sign of a pattern."""
+    return f"{key_prefix(organisation)}c:*".encode()
 
 
 def terms(booking: Booking) -> bytes:
@@ -222,7 +221,7 @@ class Calls:
         keys = [booking.counter.key for booking in bookings]
         if len(set(keys)) != len(keys):
             raise ValueError("a counter is booked twice in one call")
-        prefix = f"xq:{{{handle.organisation}}}:"
+        prefix = key_prefix(handle.organisation)
         return [b"%d" % (len(keys) + 2), f"{prefix}leases".encode(), f"{prefix}r:{handle.id}".encode(), *keys]
 
     def _amounts(self, arguments: list[bytes], bookings: Sequence[Booking]) -> None:
@@ -358,10 +357,7 @@ def read(raw: Sequence[int], bookings: Sequence[Booking]) -> Reply:
 
 
 def granted(raw: Sequence[int], counters: Sequence[Counter]) -> Reserved | None:
-    """The answer of `reserve` where it is a yes and no more; None where `read` has to look at it.
-
-    Not for buckets, whose standing depends on their terms.
-    """
+    """The answer of `reserve` where it is a plain yes; None where `read` has to look at it, as at every bucket."""
     if raw[0] != State.GRANTED or any(raw[6::_WIDTH]) or any(raw[7::_WIDTH]):
         return None
     standings = []
