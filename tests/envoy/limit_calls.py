@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import time
+import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def quotas(away: str = "deny", lease: float = LEASE) -> str:
 class Call:
     """One call, a step at a time. `stream`: with as many pieces as tokens, else in one piece at the end."""
 
-    def __init__(  # noqa: PLR0913  a call is many things
+    def __init__(
         self,
         machine: Machine,
         label: str,
@@ -83,6 +84,7 @@ class Call:
     async def begin(self, most: float = 1.0) -> None:
         """Connect and send that part of the request; less than 1 keeps back the end of its body."""
         self._streams = await asyncio.open_connection("127.0.0.1", self.machine.ports["base_url"])
+        self.reply.began = time.monotonic()
         size = len(self.data) if most >= 1 else len(self.data) - 20
         self._streams[1].write(self._rest[:size])
         self._rest = self._rest[size:]
@@ -159,7 +161,7 @@ class Store:
     @property
     def pid(self) -> int:
         """The server's process; 0 while none answers."""
-        told = json.loads(self.machine.get("metrics", "/healthz"))["store"]
+        told = health(self.machine)["store"]
         return int(told["pid"]) if told["ok"] else 0
 
     def raw(self, label: str) -> dict[str, dict[bytes, bytes]]:
@@ -240,7 +242,16 @@ def state(pid: int) -> str:
 
 def statuses(machine: Machine) -> list[str]:
     """What each ready worker says is wrong."""
-    return [one["status"] for one in machine.workers_now() if one["state"] == "ready"]
+    return [one["status"] for one in health(machine)["workers"] if one["state"] == "ready"]
+
+
+def health(machine: Machine) -> dict[str, Any]:
+    """What /healthz tells, whether all is well or not (503)."""
+    try:
+        return dict(json.loads(machine.get("metrics", "/healthz")))
+    except urllib.error.HTTPError as error:
+        with error:
+            return dict(json.loads(error.read()))
 
 
 def estimated(machine: Machine, call: Call) -> Amounts:

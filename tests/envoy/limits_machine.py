@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ import valkey as library
 
 from envoy import raw
 from envoy.machine import Machine
+from extproc.adapters.valkey_process import socket_path
 
 ORGANISATION = "default"
 _KEY = re.compile(rb"xq:\{(?P<org>[^}]*)\}:c:(?P<rule>[^:]+):[^:]+:(?P<window>[^:]+):(?P<value>.*)")
@@ -235,6 +238,13 @@ def until(what: Callable[[], object], within: float = 10) -> None:
         time.sleep(0.02)
 
 
+def clear_of_the_end(period: int, seconds: float) -> None:
+    """Wait where a calendar window of `period` seconds ends so soon: calls after that count in the next one."""
+    left = period - time.time() % period
+    if left < seconds:
+        time.sleep(left + 0.05)
+
+
 @contextlib.contextmanager
 def replicas(folder: Path, count: int, workers: int, extra: str) -> Iterator[list[Machine]]:
     """Gateways with their own Envoys, vendors and keys, and the same configuration otherwise."""
@@ -260,3 +270,30 @@ def rule(name: str, kind: str, window: str, limit: object, scope: str = "feature
 def section(rules: Sequence[dict[str, Any]], **more: Any) -> str:
     """`quotas:` as a line of gateway.yaml: JSON is YAML."""
     return "\nquotas: " + json.dumps({**more, "rules": list(rules)}) + "\n"
+
+
+_names = itertools.count(1)
+
+
+def fresh(prefix: str) -> str:
+    """A feature, and so counters, of its own."""
+    return f"{prefix}-{next(_names)}"
+
+
+def labelled(feature: str, **sim: object) -> dict[str, str]:
+    """Header fields: which counters the call is for, what the simulated vendor is asked for."""
+    return {"x-llm-feature": feature, **{f"x-sim-{name.replace('_', '-')}": str(value) for name, value in sim.items()}}
+
+
+def nanos(dollars: str) -> int:
+    """Billionths, rounded up."""
+    return int((Decimal(dollars) * NANO).to_integral_value(ROUND_CEILING))
+
+
+@contextlib.contextmanager
+def embedded(machine: Machine) -> Iterator[Books]:
+    """The books of a gateway with the store that it starts itself."""
+    with contextlib.closing(
+        library.Valkey(unix_socket_path=str(socket_path(machine.state)), socket_timeout=5)
+    ) as of_it:
+        yield Books(of_it)

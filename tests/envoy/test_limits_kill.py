@@ -25,6 +25,7 @@ from envoy.limit_calls import (
     all_answers,
     as_reserved,
     estimated,
+    health,
     quotas,
     state,
     statuses,
@@ -49,6 +50,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 @pytest.fixture
 def gateway(mortal: Machine) -> Machine:
     """All of it up, nothing remembered."""
+    asyncio.run(wait_until(lambda: health(mortal)["ok"], 20))
     ready(mortal)
     asyncio.run(serves(mortal))
     mortal.forget()
@@ -58,7 +60,7 @@ def gateway(mortal: Machine) -> Machine:
 async def serves(machine: Machine) -> None:
     """Calls are admitted again, by every worker."""
     store = Store(machine)
-    await wait_until(lambda: store.pid and store.client.ping() and statuses(machine) == [""] * machine.workers)
+    await wait_until(lambda: store.pid and store.client.ping() and statuses(machine) == [""] * machine.workers, 20)
     good, until = 0, time.monotonic() + 15
     while good < 2 * machine.workers:
         call = Call(machine, "after", seconds=0)
@@ -101,9 +103,7 @@ async def in_flight(machine: Machine, calls: Sequence[Call], *, pieces: int = 0)
 
 def by_outcome(calls: Sequence[Call], held: dict[str, Amounts]) -> dict[str, Amounts]:
     """Whole answers as reported; others, whose worker died, as reserved, or nothing where nothing was."""
-    return {
-        call.label: call.reported() if call.whole else as_reserved(held.get(call.label, NOTHING)) for call in calls
-    }
+    return {call.label: call.reported() if call.whole else as_reserved(held.get(call.label, NOTHING)) for call in calls}
 
 
 # ---- a worker ---------------------------------------------------------------------------------------------------
@@ -143,9 +143,9 @@ def test_a_worker_dies_after_it_has_reserved(gateway: Machine, name: str, stream
     held = asyncio.run(scene())
     assert 0 < sum(call.whole for call in calls) < COUNT
     expected = by_outcome(calls, held)
-    assert all(
-        expected[call.label]["tokens"] > call.pieces for call in calls
-    ), "never less than what the caller has received"
+    assert all(expected[call.label]["tokens"] > call.pieces for call in calls), (
+        "never less than what the caller has received"
+    )
     Store(gateway).check(expected)
     asyncio.run(serves(gateway))
 
@@ -189,16 +189,16 @@ def test_workers_die_after_they_have_told_a_store_that_stands_still(gateway: Mac
 
 
 async def _told_late(machine: Machine, call: Call) -> float:
-    """The store stands still for the last pieces of a stream, and all workers are killed; seconds between the two."""
+    """The store stands still for the last events of a stream, and all workers are killed; seconds between the two."""
     await begin([call])
     answer = asyncio.ensure_future(call.answer())
-    await in_flight(machine, [call], pieces=TOKENS - 2)
+    await in_flight(machine, [call], pieces=TOKENS)  # three more events end it
     workers = ready(machine).values()
     with stopped(Store(machine).pid):
         at = time.monotonic()
         await answer
-        await wait_until(lambda: _on_record(machine, [call]))
         took = time.monotonic() - at
+        await wait_until(lambda: _on_record(machine, [call]))  # by then it was sent
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
         await wait_until(lambda: all(gone(pid) for pid in workers))

@@ -14,6 +14,7 @@ import pytest
 
 from envoy.limit_calls import NOTHING, Amounts, Call, Store, quotas, statuses, stopped, wait_until
 from envoy.machine import Machine, running
+from extproc.adapters.limit_shard import FAILURES
 
 pytestmark = pytest.mark.envoy
 
@@ -169,16 +170,19 @@ def test_a_store_that_stands_still_costs_at_most_its_time(
         return before, first, known, await some(10)
 
     before, first, known, after = asyncio.run(scene())
-    usual, waited, later = (
-        sorted(1000 * call.reply.seconds for call in calls) for calls in (before, first, known)
-    )
+    machine.wait_records(44, labels={"feature": label})
+    own = sorted(one["policy_ms"] for one in machine.records(labels={"feature": label}))
+    usual, waited, later = (sorted(1000 * call.reply.seconds for call in calls) for calls in (before, first, known))
     with capsys.disabled():
         print(
             f"\n{gateway}: a call takes {statistics.median(usual):.0f} ms; while Valkey stands still {waited[-1]:.0f} at"
-            f" most, {sum(one > 45 for one in waited)} of {len(waited)} waited; known: {statistics.median(later):.0f}"
+            f" most ({own[-1]:.0f} of it ours), {sum(one > 45 for one in waited)} of {len(waited)} waited; known:"
+            f" {statistics.median(later):.0f}"
         )
     assert waited[-1] > 45, "the first one waits for its answer"
+    assert sum(one > 45 for one in own) <= 2 * FAILURES, "each worker waits three times and never again"
     assert waited[-1] < 400
+    assert own[-1] < 150
     assert statistics.median(later) < 45
     assert all(call.whole for call in (*before, *after))
     for call in (*first, *known):
