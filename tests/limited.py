@@ -28,9 +28,10 @@ quotas:
 
 @dataclass
 class Store:
-    """Answers the three effects and remembers them. `refuse`: names of limits without room; `cap`: amounts at most."""
+    """Answers the three effects and remembers them. `refuse`: names of limits without room, `full`: providers; `cap`: amounts at most."""
 
     refuse: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()  # values of the limit `there`
     over: tuple[str, ...] = ()
     cap: dict[str, int] = field(default_factory=dict)
     fails: EffectError | None = None
@@ -51,7 +52,11 @@ class Store:
             Standing(0, charge.amount, charge.counter.rule.limit, at + 30, at + 30) for charge in effect.charges
         )
         indexes = {name: index for index, name in enumerate(self.names)}
-        refused = tuple(indexes[name] for name in self.refuse)
+        refused = tuple(indexes[name] for name in self.refuse) + tuple(
+            index
+            for index, charge in enumerate(effect.charges)
+            if charge.counter.rule.name == "there" and charge.counter.value in self.full
+        )
         if not refused:
             self.held[effect.id] = {charge.counter.rule.name: charge.amount for charge in effect.charges}
         return Reserved(standings, refused, tuple(indexes[name] for name in self.over), at)

@@ -8,6 +8,8 @@ import pytest
 
 from extproc.errors import EffectError, LimitsAwayError
 from extproc.exchange.effects import Caller, Extend, Reserve, Settle
+from extproc.exchange.events import RequestBody
+from extproc.limits.counters import Reserved
 from limited import RULES, Store, play
 from talk import (
     CHAT,
@@ -243,17 +245,81 @@ def test_a_caller_that_hangs_up_before_the_answer_is_settled_too():
     assert sum(isinstance(effect, Settle) for effect in store.told) == 1
 
 
-def test_another_provider_that_answered_is_charged_and_the_first_is_not():
-    """The chain's second: its own limit, unreserved."""
-    store = Store()
+def pool(store: Store, answered: str) -> None:
+    """A call of a chain that is answered by one of its providers."""
     talk = play(store)
     call(talk, CHAT.replace(b"gpt-4o-mini", b"pool"))
-    talk.response(content_length=str(len(CHAT_ANSWER)), x_llmi_provider="openai_b")
+    talk.response(content_length=str(len(CHAT_ANSWER)), x_llmi_provider=answered)
     talk.answer(CHAT_ANSWER)
     talk.finish()
 
-    assert (store.settled["there"], store.settled["calls"]) == (0, 1)
-    assert store.extra == {"openai_b": 1}
+
+@pytest.mark.parametrize("answered", ["openai", "openai_b"])
+def test_the_limits_of_every_provider_that_may_answer_are_asked_and_the_one_that_did_is_charged(answered):
+    """A failover is no way around a provider's own limit."""
+    store = Store()
+    pool(store, answered)
+    first = store.told[0]
+    assert isinstance(first, Reserve)
+    asked = [(charge.counter.value, charge.amount) for charge in first.charges if charge.counter.rule.name == "there"]
+    assert asked == [("openai", 1), ("openai_b", 1)]
+    settle = store.told[-1]
+    assert isinstance(settle, Settle)
+    charged = {
+        charge.counter.value: amount
+        for charge, amount in zip(first.charges, settle.amounts, strict=True)
+        if charge.counter.rule.name == "there"
+    }
+
+    assert charged == {"openai": int(answered == "openai"), "openai_b": int(answered == "openai_b")}
+    assert settle.extra == ()
+
+
+@pytest.mark.parametrize("full", ["openai", "openai_b"])
+def test_a_provider_without_room_is_left_out_of_the_chain(full):
+    """Another one of the chain may answer, and only that one."""
+    other = {"openai": "openai_b", "openai_b": "openai"}[full]
+    store = Store(full=(full,))
+    sent = forwarded(call(play(store), CHAT.replace(b"gpt-4o-mini", b"pool")))
+
+    assert [group["name"] for group in sent.metadata["llm.candidates"]["priority_groups"]] == [other]
+    assert sent.metadata["llm"]["provider"] == other
+    assert [type(effect) for effect in store.told] == [Reserve, Reserve]
+
+
+def test_a_chain_without_room_anywhere_is_refused():
+    """By the first reason."""
+    store = Store(full=("openai", "openai_b"))
+    assert (429, "policy_rate_limited") == refused(call(play(store), CHAT.replace(b"gpt-4o-mini", b"pool")))
+    store = Store(refuse=("money",))
+    assert (402, "policy_budget_exceeded") == refused(call(play(store), CHAT.replace(b"gpt-4o-mini", b"pool")))
+    assert len(store.told) == 1
+
+
+def test_a_vendors_own_refusal_keeps_its_own_numbers():
+    """Ours would say that there is room."""
+    talk = play(Store())
+    call(talk)
+    head = talk.response(429, content_length="2", x_ratelimit_remaining_requests="0")[0]
+
+    assert not [name for name, _ in head.change.set if name.startswith("x-ratelimit")]
+
+
+def test_a_call_that_was_given_up_before_it_went_out_costs_nothing():
+    """The caller hung up while its texts were searched."""
+    store = Store()
+    talk = play(store)
+    talk.request()
+    steps = talk.exchange.receive(RequestBody(talk.at(), CHAT, True))
+    effect = next(steps)
+    while not isinstance(effect, Reserve):
+        effect = steps.send(talk.answers[type(effect)](effect))
+    granted = store.reserve(effect)
+    talk.exchange.facts.quota.held = True
+    assert isinstance(granted, Reserved)
+    talk.finish()
+
+    assert set(store.settled.values()) == {0}
 
 
 def test_tokens_are_counted_exactly_where_that_is_asked_for():

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extproc.exchange.effects import CountTokens
+from extproc.exchange.facts import Target
+from extproc.limits.counters import nano
+from extproc.policies.quota_worth import Prices
+from extproc.pricing.catalog import Catalog, Override
+from extproc.pricing.rates import Rates, Tier
+from extproc.usage import Usage
 from gateway import CONFIG
 from limited import RULES, Store, play
 from talk import CHAT, MESSAGES, call, claude
@@ -94,3 +104,44 @@ def test_texts_that_cannot_be_counted_are_estimated():
     call(talk)
 
     assert store.reserved()["read"] > 9
+
+
+RATE = st.one_of(st.none(), st.decimals(0, 200, places=6))
+TIERS = st.lists(st.integers(1, 200_000), max_size=2, unique=True).map(sorted)
+CARD = st.builds(Rates, RATE, RATE, RATE, RATE, RATE, st.decimals(0, 1, places=4))
+
+
+@given(st.lists(CARD, min_size=3, max_size=3), TIERS, st.integers(0, 300_000), st.integers(0, 100_000), st.booleans())
+def test_whole_numbers_price_exactly_as_decimals_do(
+    cards: list[Rates], starts: list[int], read: int, written: int, cached: bool
+):
+    """Rounded up once, at the end; tiers and missing rates as `pricing.cost` has them."""
+    tiers = tuple(Tier(above, card) for above, card in zip(starts, cards[1:], strict=False))
+    first = cards[0]
+    rates = Rates(first.input, first.output, first.cached_input, first.cache_write, None, first.per_call, tiers)
+    catalog = Catalog((Override("one", "m", rates), Override("two", "m", Rates(Decimal(1), Decimal(1)))))
+    usage = Usage(input=read, output=written, cache_creation_input=read if cached else None)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    exact = [catalog.price(provider, ("m",), usage, at).amount for provider in ("one", "two")]
+
+    found = Prices().worst(catalog, Target("one", "m", ("one", "two")), usage, at.timestamp())
+
+    assert found == (None if None in exact else max(nano(amount) for amount in exact if amount is not None))
+
+
+def test_a_price_is_looked_up_again_as_time_goes_on():
+    """The catalogue may know another one from tomorrow on; within a minute it is asked once."""
+
+    class Asked(Catalog):
+        times = 0
+
+        def find(self, provider: str, model: str, at: datetime) -> Rates | None:
+            self.times += 1
+            return super().find(provider, model, at)
+
+    catalog, prices = Asked((Override("one", "m", Rates(Decimal(1), Decimal(1))),)), Prices()
+    target, usage = Target("one", "m", ("one",)), Usage(input=5, output=5)
+    for wall in (600.0, 659.0, 661.0):
+        assert prices.worst(catalog, target, usage, wall) == 10_000
+
+    assert catalog.times == 2

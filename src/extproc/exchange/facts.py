@@ -82,6 +82,7 @@ class Origin:
 class Response:
     """What is known of the answer so far. Written by the machine and `meter`."""
 
+    awaited: bool = False  # machine: the request has gone out, so that a provider may be working
     status: int = 0
     from_provider: bool = False
     provider: str = ""  # meter: who answered, as the inner hop says; may be a later one of the chain
@@ -137,7 +138,7 @@ class Facts:
     labels: dict[str, str] = field(default_factory=dict)  # labels
     request: RequestView | None = None  # machine, from the dialect
     request_bytes: int = 0  # machine
-    target: Target | None = None  # alias
+    target: Target | None = None  # alias; quota leaves out providers without room
     response: Response = field(default_factory=Response)  # machine, meter
     usage: Usage | None = None  # meter
     usage_source: UsageSource = UsageSource.NONE  # meter

@@ -211,7 +211,7 @@ class Exchange:
             draft.set["content-length"] = str(len(edited))
         if not draft.set and not draft.remove:
             draft.set[_ROUTED] = "1"  # Envoy ignores clear_route_cache without a header mutation
-        self._committed = True
+        self._committed = facts.response.awaited = True
         return edited
 
     def _go(

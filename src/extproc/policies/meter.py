@@ -163,7 +163,7 @@ class MeterPolicy(Policy):
     @staticmethod
     def _reached(facts: Facts) -> bool:
         """Whether the provider may have worked: it answered, was too slow to, or the exchange ended before it could."""
-        if facts.target is None:
+        if facts.target is None or not facts.response.awaited:
             return False
         rejection = facts.rejection
         if rejection is None or facts.response.from_provider or rejection.code is ErrorCode.PROVIDER_TIMEOUT:

@@ -17,9 +17,10 @@ from extproc.errors import EffectError, ErrorCode, LimitsAwayError, Rejection
 from extproc.exchange.draft import Draft
 from extproc.exchange.effects import Effect, Extend, Reserve, Settle, Steps
 from extproc.exchange.events import RequestBody, ResponseBody, ResponseHeaders
-from extproc.exchange.facts import Facts, Quota, UsageSource
+from extproc.exchange.facts import Facts, Quota, Target, UsageSource
 from extproc.exchange.policy import Policy
 from extproc.limits.counters import LARGEST, Charge, Counter, Extended, Kind, Reserved, Subject, nano
+from extproc.policies.alias import CANDIDATES
 from extproc.policies.quota_answers import budget_headers, rate_headers, refusal, stop
 from extproc.policies.quota_worth import Quotas, Worth, size_up, worst_cost
 from extproc.usage import Usage
@@ -47,16 +48,51 @@ class QuotaPolicy(Policy):
 
     def request_body(self, facts: Facts, event: RequestBody, draft: Draft) -> Steps | None:
         """Reserve the worst case. Raises 429, 402, 403 or 503 where it may not go out."""
-        quotas = self._quotas
-        if quotas is None or facts.target is None or facts.endpoint is None:
+        quotas, target = self._quotas, facts.target
+        if quotas is None or target is None or facts.endpoint is None:
             return None
         self._api = facts.endpoint.api
         self._subject = _subject(facts, quotas.organisation)
+        if len(target.chain) > 1:
+            return self._reserve_chain(quotas, facts, event.data, draft)
         counters = quotas.rules.counters(self._subject)
         return self._reserve(quotas, facts, event.data, counters) if counters else None
 
     def _reserve(self, quotas: Quotas, facts: Facts, body: bytes, counters: tuple[Counter, ...]) -> Steps:
         worth = self._worth = yield from size_up(quotas, facts, body)
+        refused = yield from self._hold(quotas, facts, worth, counters)
+        if refused is not None:
+            raise refused[0]
+
+    def _reserve_chain(self, quotas: Quotas, facts: Facts, body: bytes, draft: Draft) -> Steps:
+        """Any provider of the chain may answer, so the limits of all are asked; one that has no room is left out.
+
+        Else a failover would be a way around a provider's limit, or a full fallback would stop a call that it is not
+        needed for.
+        """
+        worth = self._worth = yield from size_up(quotas, facts, body)
+        groups = cast("list[dict[str, object]]", draft.metadata[CANDIDATES]["priority_groups"])
+        first: Rejection | None = None
+        while groups and facts.target is not None:
+            chain = tuple([str(group["name"]) for group in groups])
+            if chain != facts.target.chain:
+                facts.target = Target(chain[0], facts.target.model, chain)
+            each = {name: self._at(quotas, name) for name in chain}
+            counters = {counter.key: counter for found in each.values() for counter in found}
+            refused = yield from self._hold(quotas, facts, worth, tuple(counters.values()))
+            if refused is None:
+                draft.metadata[CANDIDATES] = {"priority_groups": groups}
+                return
+            first = first or refused[0]
+            full = refused[1]
+            groups = [group for group in groups if full.isdisjoint(one.key for one in each[str(group["name"])])]
+        if first is not None:
+            raise first
+
+    def _hold(
+        self, quotas: Quotas, facts: Facts, worth: Worth, counters: tuple[Counter, ...]
+    ) -> Generator[Effect, object, tuple[Rejection, set[bytes]] | None]:
+        """Reserve on these counters; else why not, and the keys of those without room. Raises 403 and 503."""
         money = worst_cost(quotas, facts, worth) if _any_money(counters) else 0
         if money is None and quotas.price_needed and worth.billable:
             raise Rejection(
@@ -69,7 +105,7 @@ class QuotaPolicy(Policy):
         if not worth.billable:
             charges = tuple(charge for charge in charges if charge.counter.rule.kind is Kind.REQUESTS)
         if not charges:
-            return
+            return None
         quota = facts.quota = Quota(charges, worth.usage.input if worth.billable else None)
         try:
             reserved = cast("Reserved", (yield Reserve(facts.origin.id, self._subject.organisation, charges)))
@@ -83,10 +119,15 @@ class QuotaPolicy(Policy):
         if reserved.refused:
             rejection, index = refusal(self._api, charges, reserved)
             quota.refused_by = charges[index].counter.rule.name
-            raise rejection
+            return rejection, {charges[at].counter.key for at in reserved.refused}
         quota.held = True
         if facts.stream and worth.open_ended:
             self._next = (worth.usage.output or 0) - worth.step // 2
+        return None
+
+    def _at(self, quotas: Quotas, provider: str) -> tuple[Counter, ...]:
+        """The counters of this call where that provider answers it."""
+        return quotas.rules.counters(msgspec.structs.replace(self._subject, provider=provider))
 
     # ---- while it runs ----------------------------------------------------------------------------------------
 
@@ -95,11 +136,13 @@ class QuotaPolicy(Policy):
         quotas, quota = self._quotas, facts.quota
         if quotas is None or quota is None or quota.reserved is None:
             return
+        if quota.over:
+            draft.set[_HEADER_OVER] = "exceeded; rule=" + ",".join(quota.over)
+        if facts.response.status >= 400:
+            return  # the vendor's own refusal goes with its own numbers
         draft.set.update(rate_headers(self._api, quota.charges, quota.reserved))
         if quotas.headers:
             draft.set.update(budget_headers(quota.charges, quota.reserved))
-        if quota.over:
-            draft.set[_HEADER_OVER] = "exceeded; rule=" + ",".join(quota.over)
 
     def response_progress(self, facts: Facts, event: ResponseBody) -> Steps | None:
         """Reserve more before what is held runs out."""
@@ -116,7 +159,11 @@ class QuotaPolicy(Policy):
             return
         more = worth.with_output(output + worth.step)
         wanted = _amounts(quota.charges, more.usage, worst_cost(quotas, facts, more) or 0, 1)
-        wanted = tuple(max(pair) for pair in zip(wanted, (charge.amount for charge in quota.charges), strict=True))
+        others = self._others(quotas, facts, quota)
+        wanted = tuple(
+            charge.amount if charge.counter.key in others else max(amount, charge.amount)
+            for amount, charge in zip(wanted, quota.charges, strict=True)
+        )
         extended = cast("Extended", (yield Extend(facts.origin.id, wanted)))
         if extended.refused is None:
             enough = all(held >= amount for held, amount in zip(extended.held, wanted, strict=True))
@@ -125,7 +172,10 @@ class QuotaPolicy(Policy):
         now = worth.with_output(output)
         used = _amounts(quota.charges, now.usage, worst_cost(quotas, facts, now) or 0, 1)
         self._next = output + _AGAIN
-        if any(spent > held for spent, held in zip(used, extended.held, strict=True)):
+        if any(
+            spent > held and charge.counter.key not in others
+            for spent, held, charge in zip(used, extended.held, quota.charges, strict=True)
+        ):
             whole = whole_events(event.data)
             if not whole and reader.half_sent:
                 return  # the event that has begun ends in a later piece: half of one would hide why the stream ended
@@ -152,18 +202,18 @@ class QuotaPolicy(Policy):
             usage, money = Usage(), 0
         amounts = _amounts(quota.charges, usage, money, calls)
         extra: tuple[Charge, ...] = ()
-        answered = facts.response.provider
-        if facts.target is not None and answered and answered != facts.target.provider:
-            amounts, extra = self._moved(quotas, quota, answered, (usage, money, calls))
+        target, answered = facts.target, facts.response.provider
+        if target is not None and (len(target.chain) > 1 or answered not in ("", target.provider)):
+            amounts, extra = self._moved(quotas, quota, answered or target.provider, (usage, money, calls))
         quota.settled = amounts
         yield Settle(facts.origin.id, amounts, extra)
 
     def _moved(
         self, quotas: Quotas, quota: Quota, provider: str, real: tuple[Usage, int, int]
     ) -> tuple[tuple[int, ...], tuple[Charge, ...]]:
-        """Another provider of the chain answered: the first one's limits get theirs back, that one's are charged."""
+        """One provider of the chain answered: its limits are charged, those of the others get theirs back."""
         there = {charge.counter.key for charge in quota.charges}
-        found = quotas.rules.counters(msgspec.structs.replace(self._subject, provider=provider))
+        found = self._at(quotas, provider)
         kept = {counter.key for counter in found}
         amounts = tuple(
             amount if charge.counter.key in kept else 0
@@ -171,6 +221,13 @@ class QuotaPolicy(Policy):
         )
         new = _charges(tuple(counter for counter in found if counter.key not in there), *real)
         return amounts, tuple(charge for charge in new if charge.amount)
+
+    def _others(self, quotas: Quotas, facts: Facts, quota: Quota) -> set[bytes]:
+        """Counters that are reserved for providers of the chain that did not answer."""
+        target, answered = facts.target, facts.response.provider
+        if target is None or len(target.chain) < 2 or not answered:
+            return set()
+        return {charge.counter.key for charge in quota.charges} - {one.key for one in self._at(quotas, answered)}
 
     @staticmethod
     def _spent(facts: Facts, quota: Quota) -> int:
