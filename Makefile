@@ -6,7 +6,7 @@ ENVOY_VENV := .venv-envoy
 PYTEST := $(BIN)/python -m pytest
 SOURCES := src tests scripts bench proto
 
-.PHONY: help setup run test check bench bench-redaction fmt proto lock docs train-names clean
+.PHONY: help setup run test check bench bench-limits bench-redaction fmt proto lock docs train-names clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,9 @@ check: setup ## format, lint, types, import contracts, generated files
 
 bench: setup ## measure against plain Envoy and a no-op processor
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-limits: setup ## measure what limits add to a call
+	$(BIN)/python bench/limits.py $(ARGS)
 
 bench-redaction: setup ## measure what redaction finds and what it takes, beside Presidio
 	$(BIN)/python bench/redaction.py $(ARGS)

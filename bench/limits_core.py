@@ -5,6 +5,7 @@ then a table of the steps, each run alone. `--profile` prints where the time goe
 `limits_core.py [--calls N] [--repetitions N] [--profile]`
 """
 
+# ruff: noqa: SLF001  steps are not public
 from __future__ import annotations
 
 import argparse
@@ -27,14 +28,14 @@ from rig import cpu_seconds
 
 from extproc.adapters.host import Host
 from extproc.adapters.limit_service import LimitService
+from extproc.adapters.limit_shard import Reservation
 from extproc.adapters.metrics import share_values
 from extproc.adapters.valkey_process import EmbeddedStore
 from extproc.config import Config, load
 from extproc.exchange.effects import Reserve
 from extproc.exchange.facts import Facts
-from extproc.limits.counters import Charge, Reserved, nano
-from extproc.limits.rules import Rules
-from extproc.limits.scripts import Calls, Handle, Name, read, script
+from extproc.limits.counters import Reserved, nano
+from extproc.limits.scripts import Calls, Handle, Name, granted, is_plain, read, script, settled
 from extproc.policies import quota
 from extproc.policies.quota_answers import rate_headers
 from extproc.policies.quota_worth import Quotas, size_up, worst_cost
@@ -82,7 +83,9 @@ async def cell(side: Side, calls: int, at_once: int, pid: int) -> dict[str, floa
 
 async def compare(sides: dict[str, Side], calls: int, repetitions: int, pid: int) -> None:
     """Both sides by turns, and what limits add within a repetition."""
-    print("| calls at once | off µs | on µs | added Python CPU µs (lowest to highest) | added wall p50 µs | Valkey µs |")
+    print(
+        "| calls at once | off µs | on µs | added Python CPU µs (lowest to highest) | added wall p50 µs | Valkey µs |"
+    )
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for at_once in AT_ONCE:
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
@@ -120,8 +123,10 @@ class Catcher:
         return self._inner.extend(effect)
 
     def settle(self, effect: Any) -> None:
-        self.settled = effect
         self._inner.settle(effect)
+
+    def forget(self, identity: str) -> None:
+        self._inner.forget(identity)
 
 
 def timed(work: Callable[[], object], calls: int) -> float:
@@ -170,6 +175,7 @@ async def steps(side: Side, service: LimitService, calls: int) -> None:
     spans = shard.spans(effect.charges)
     amounts = [charge.amount for charge in effect.charges]
     bookings = shard.bookings(effect.charges, amounts, spans)
+    held = Reservation(shard, "bench-0", effect.charges)
     coder, handle = Calls(), Handle(effect.organisation, "0123456789abcdef-12345")
     args = coder.reserve(handle, bookings, 15000)
     number = 0
@@ -188,17 +194,20 @@ async def steps(side: Side, service: LimitService, calls: int) -> None:
         ("size_up", timed(lambda: _finished(size_up(quotas, facts, body)), calls)),
         ("worst_cost", timed(lambda: worst_cost(quotas, facts, worth), calls)),
         ("charges", timed(lambda: quota._charges(counters, worth.usage, money, 1), calls)),
-        ("spans", timed(lambda: shard.spans(effect.charges), calls)),
-        ("bookings", timed(lambda: shard.bookings(effect.charges, amounts, spans), calls)),
-        ("encode reserve", timed(lambda: coder.reserve(handle, bookings, 15000), calls)),
-        ("encode settle", timed(lambda: coder.settle(handle, bookings), calls)),
-        ("read a reply", timed(lambda: read(raw, bookings), calls)),
-        ("Reply.reserved", timed(read(raw, bookings).reserved, calls)),
+        ("reservation, with its terms", timed(lambda: Reservation(shard, "bench-1", effect.charges), calls)),
+        ("encode reserve", timed(lambda: shard.hold(held, 15000), calls)),
+        ("encode settle", timed(lambda: settled(args, amounts), calls)),
+        ("read the answer of reserve", timed(lambda: granted(raw, counters), calls)),
+        ("read the answer of settle", timed(lambda: is_plain(raw), calls)),
+        ("both answers, the general way", timed(lambda: (read(raw, bookings), read(raw, bookings)), calls)),
         ("rate headers", timed(lambda: rate_headers("openai", effect.charges, reply), calls)),
         ("amounts at the end", timed(lambda: quota._amounts(effect.charges, worth.usage, money, 1), calls)),
         ("nano of the cost", timed(lambda: nano(facts.cost.amount), calls)),
         ("metrics: reserved", timed(lambda: service.limits._events.reserved(effect.charges, reply, 0.0001), calls)),
-        ("metrics: settled", timed(lambda: service.limits._events.settled(effect.charges, amounts, local=False), calls)),
+        (
+            "metrics: settled",
+            timed(lambda: service.limits._events.settled(effect.charges, amounts, local=False), calls),
+        ),
     ]
     print("\n| step, alone | CPU µs |\n| --- | ---: |")
     for name, cost in rows:

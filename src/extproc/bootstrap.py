@@ -209,7 +209,9 @@ def _key_watcher(
     return Watcher(Path(config.keys.file), target, seen=seen, read=read_key_file).run
 
 
-async def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, parent: ParentLink | None) -> Parts:
+async def _parts(
+    place: Place, given: tuple[Config, bytes], writer: LineWriter, launch: Launch, parent: ParentLink | None
+) -> Parts:
     """Everything that one worker runs."""
     config, data = given
     registry = CollectorRegistry()
@@ -233,7 +235,7 @@ async def _parts(place: Place, given: tuple[Config, bytes], writer: LineWriter, 
     if config.quotas is not None:
         limits = LimitService(config, place.state, os.environ, metrics.limits, troubles.note)
         host.limits = limits.limits
-        await limits.open()
+        await limits.open(launch.number)
     reload = _Reload(place, (host, detectors, scans, limits), state, troubles, estimates).watcher(data)
     watchers = (reload.run, _key_watcher(config, keys, state, troubles), *(() if limits is None else (limits.run,)))
 
@@ -258,7 +260,7 @@ def run_worker(place: Place, launch: Launch) -> None:
 
     async def main() -> None:
         parent = ParentLink(launch.control_fd) if launch.control_fd >= 0 else None
-        await Worker(await _parts(place, given, writer, parent), launch.socket, parent).run()
+        await Worker(await _parts(place, given, writer, launch, parent), launch.socket, parent).run()
 
     try:
         uvloop.run(main())

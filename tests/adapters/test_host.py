@@ -300,6 +300,7 @@ class Limited:
 
     def __init__(self) -> None:
         self.asked: list[Reserve | Extend | Settle] = []
+        self.forgotten: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: EffectError | None = None
@@ -317,6 +318,9 @@ class Limited:
 
     def settle(self, effect: Settle) -> None:
         self.asked.append(effect)
+
+    def forget(self, identity: str) -> None:
+        self.forgotten.append(identity)
 
 
 def holding(answers: list[object]) -> type[Policy]:
@@ -381,6 +385,48 @@ async def test_a_cancelled_reservation_is_told_of_it(tmp_path: Path) -> None:
     await conversation.close()
     assert running.cancelled()
     assert [type(effect) for effect in limits.asked] == [Reserve, Settle]
+
+
+async def test_a_crash_at_the_end_lets_go_of_what_is_held(tmp_path: Path) -> None:
+    """Nobody settles it any more: whoever keeps limits is told that the exchange is over."""
+
+    class Broken(Policy):
+        name: ClassVar[str] = "broken"
+
+        def request_headers(self, facts: Facts, event: RequestHeaders, draft: Draft) -> Steps:
+            yield Reserve(facts.origin.id, "default", ())
+
+        def finish(self, facts: Facts) -> Steps:
+            raise KeyError("a bug")
+
+    host = host_for(Broken, tmp_path, None)
+    limits = host.limits = Limited()
+    conversation = talk(host)
+    await conversation.run(opening("key"))
+    with pytest.raises(KeyError):
+        conversation.end()
+    assert limits.forgotten == []
+    conversation.give_up()
+    assert limits.forgotten == [conversation._id]
+    host.flush()
+
+
+async def test_a_crash_after_a_reservation_lets_go_of_it(tmp_path: Path) -> None:
+    """The policy never heard that it holds: the end of the exchange lets go."""
+
+    class Deaf(Limited):
+        async def reserve(self, effect: Reserve) -> Reserved:
+            await super().reserve(effect)
+            raise KeyError("a bug")
+
+    host = host_for(holding([]), tmp_path, None)
+    limits = host.limits = Deaf()
+    conversation = talk(host)
+    with pytest.raises(KeyError):
+        await conversation.run(opening("key"))
+    conversation.fail()
+    await conversation.close()
+    assert limits.forgotten == [conversation._id]
 
 
 async def test_without_limits_nothing_is_held(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.limit_rig import OPEN, RULES, Tape, charges, organisation, proxied, rig, until
-from extproc.adapters.limit_fallback import Fallback
+from extproc.adapters.limit_fallback import Fallback, Part, idle
 from extproc.adapters.limit_shard import Reservation, Shard
 from extproc.adapters.limit_store import Settings
 from extproc.errors import LimitsAwayError
@@ -18,6 +18,7 @@ from extproc.limits.counters import Away, Kind, Rule, Window
 from extproc.limits.rules import Rules
 from valkeys import Server, server
 
+ALONE = Part()
 QUICK = Settings(timeout=2.0, workers=2)
 
 
@@ -30,9 +31,9 @@ def valkey() -> Iterator[Server]:
 class Absence:
     """A shard that is away, and a worker's own books."""
 
-    def __init__(self, rules: Rules, workers: int = 1) -> None:
+    def __init__(self, rules: Rules, part: Part = ALONE) -> None:
         self.tape = Tape()
-        self.books = Fallback(workers, self.tape)
+        self.books = Fallback(part, self.tape)
         self.shard = Shard(organisation(), lambda _shard, _reason: None)
         self.shard.lost("gone")
         self.rules = rules
@@ -67,21 +68,20 @@ def test_deny_denies() -> None:
     limit=st.integers(0, 500),
     share=st.sampled_from([0.01, 0.1, 0.3, 0.5, 1.0]),
     workers=st.integers(1, 5),
-    steps=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.booleans()), max_size=40),
+    steps=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.booleans(), st.integers(0, 4)), max_size=40),
 )
 def test_no_more_than_the_share_is_ever_admitted(
-    window: Window, limit: int, share: float, workers: int, steps: list[tuple[int, int, bool]]
+    window: Window, limit: int, share: float, workers: int, steps: list[tuple[int, int, bool, int]]
 ) -> None:
     """All workers together, over several absences: what is reserved and used stays within the share of the limit."""
     if window is Window.CONCURRENT:
-        steps = [(min(first, 1), min(second, 1), more) for first, second, more in steps]
+        steps = [(min(first, 1), min(second, 1), *more) for first, second, *more in steps]
     more = {"burst": limit, "period": 1 << 40} if window is Window.BUCKET else {}
-    one = Absence(bounded(window, limit, share, **more), workers)
-    part = limit * round(share * 100) / 100 / workers
+    all_workers = [Absence(bounded(window, limit, share, **more), Part(number, workers)) for number in range(workers)]
     held: dict[str, int] = {}
     used = 0
-    for number, (amount, real, extends) in enumerate(steps):
-        name = f"n{number}"
+    for number, (amount, real, extends, which) in enumerate(steps):
+        one, name = all_workers[which % workers], f"n{number}"
         reservation, reply = one.reserve(name, amount)
         if reply.refused:
             continue
@@ -89,11 +89,47 @@ def test_no_more_than_the_share_is_ever_admitted(
         held[name] = amount
         if extends:
             held[name] = one.books.extend(reservation, (amount + 1,)).held[0]
-        assert used + sum(held.values()) <= part
+        assert used + sum(held.values()) <= limit * round(share * 100) // 100
         if real <= held[name]:
             one.books.settle(reservation, (real,))
             used += 0 if window is Window.CONCURRENT else real
             del held[name]
+
+
+@given(whole=st.integers(0, 10_000), workers=st.integers(1, 64))
+def test_parts_are_the_whole(whole: int, workers: int) -> None:
+    """As equal as whole numbers can be; a worker with too high a number never gets more than one that it may stand for."""
+    parts = [Part(number, workers).of(whole) for number in range(workers)]
+    assert sum(parts) == whole
+    assert max(parts) - min(parts) <= 1
+    assert Part(workers, workers).of(whole) == min(parts)
+
+
+def test_a_small_limit_lets_somebody_through() -> None:
+    """20 calls in flight, a tenth of it, four workers: two calls, not none."""
+    rules = bounded(Window.CONCURRENT, 20, 0.1)
+    replies = [Absence(rules, Part(number, 4)).reserve("a", 1)[1].refused for number in range(4)]
+    assert replies.count(()) == 2
+
+
+def test_a_share_of_nothing_is_known_as_such() -> None:
+    """Whoever writes `allow-bounded` for so small a limit has `deny`."""
+    assert [idle(bounded(Window.HOUR, limit, 0.1).rules[0]) for limit in (0, 9, 10)] == [False, True, False]
+    bucket = bounded(Window.BUCKET, 100, 0.1, burst=5, period=1000).rules[0]
+    assert idle(bucket)
+    assert not idle(RULES.rules[0])
+
+
+def test_growing_is_told_once_for_each_call() -> None:
+    """However many counters it has, granted or refused."""
+    one = Absence(OPEN)
+    reservation, _ = one.reserve("a", 100, 1)
+    one.books.extend(reservation, (150, 1))
+    one.books.extend(reservation, (5000, 1))
+    strict = Absence(RULES)
+    strict.books.extend(strict.open("a", 100, 500, 1), (101, 600, 1))
+    told = [granted for _, granted in one.tape.told["extended"]]
+    assert (told, [granted for _, granted in strict.tape.told["extended"]]) == ([True, False], [False])
 
 
 def test_what_was_spent_is_told_once() -> None:

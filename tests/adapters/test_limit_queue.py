@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from typing import Any
 
 import pytest
+import structlog
 
 from adapters.limit_rig import OPEN, Tape, charges, organisation
 from extproc.adapters import limit_queue
+from extproc.adapters.limit_desk import Lines
 from extproc.adapters.limit_queue import Settlement, SettleQueue
 from extproc.adapters.limit_shard import Reservation, Shard
-from extproc.adapters.valkey_client import ConnectionLostError
+from extproc.adapters.valkey_client import ConnectionLostError, RefusedError, StoreAwayError
 
 
 class Rack:
@@ -36,9 +40,11 @@ class Rack:
     def _failed(self, item: Settlement, error: BaseException) -> None:
         self.failures += 1
 
-    def add(self, name: str) -> Settlement:
-        item = Settlement(Reservation(self.shard, name, charges(OPEN, self.shard.name, 1, 1)), (1, 1))
-        self.queue.add(item)
+    def add(self, name: str, *, soon: bool = True, local: bool = False) -> Settlement:
+        reservation = Reservation(self.shard, name, charges(OPEN, self.shard.name, 1, 1))
+        reservation.local = local
+        item = Settlement(reservation, (1, 1))
+        self.queue.add(item, soon=soon)
         return item
 
     def answer(self, place: int = 0, error: BaseException | None = None) -> None:
@@ -152,8 +158,97 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, _ in rack.sent] == [f"n{n}" for n in range(5, 15)]
 
 
+async def test_memory_is_bounded_while_the_store_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, and takes nothing: the oldest goes all the same, and one line says so."""
+    monkeypatch.setattr(limit_queue, "MOST", 10)
+    rack = Rack()
+    with structlog.testing.capture_logs() as lines:
+        for n in range(30):
+            rack.add(f"n{n}")
+            rack.answer(error=RefusedError("OOM", "full"))
+        assert len(rack.queue) == 10
+        assert rack.tape.told["lost"] == [1] * 20
+        assert [line["count"] for line in lines] == [1]
+        rack.queue._lines = Lines(1, 0.0)
+        rack.queue.tick()
+        assert [line["count"] for line in lines] == [1, 19]
+
+
+async def test_what_the_store_never_heard_of_is_never_too_old() -> None:
+    """A call of the worker's own books cannot be counted twice before it was sent: no absence is too long for it."""
+    rack = Rack()
+    rack.shard.lost("gone")
+    item = rack.add("a", local=True)
+    assert item.until == math.inf
+    rack.shard.back()
+    rack.queue.wake(rack.shard)
+    rack.answer(error=StoreAwayError("not sent"))
+    assert item.until == math.inf
+    item.due = 0.0
+    rack.queue.tick()
+    rack.answer(error=ConnectionLostError("gone"))  # this one may have been done
+    assert item.until < time.monotonic() + limit_queue.REMEMBERED
+    item.due = 0.0
+    rack.queue.tick()
+    rack.answer(error=RefusedError("ERR"))
+    assert item.until < time.monotonic() + limit_queue.REMEMBERED
+
+
+async def test_what_comes_after_the_store_has_forgotten_is_not_sent() -> None:
+    """A call that was cut off for more than an hour: it was charged when its lease ended, and nobody knows that any more."""
+    rack = Rack()
+    reservation = Reservation(rack.shard, "old", charges(OPEN, rack.shard.name, 1, 1))
+    reservation.renewed -= limit_queue.REMEMBERED
+    rack.queue.add(Settlement(reservation, (1, 1)))
+    assert rack.sent == []
+    assert rack.tape.told["lost"] == [1]
+    assert len(rack.queue) == 0
+
+
 async def test_flushing_is_bounded() -> None:
     """It says how many are left."""
     rack = Rack()
     rack.add("a")
     assert await rack.queue.flush(0.1) == 1
+
+
+async def test_what_can_wait_a_moment_is_told_together() -> None:
+    """None of them at once, all of them soon, in their order; it counts as not acknowledged meanwhile."""
+    rack = Rack()
+    for name in "abc":
+        rack.add(name, soon=False)
+    assert rack.sent == []
+    assert len(rack.queue) == 3
+    await asyncio.sleep(limit_queue.PATIENCE * 5)
+    assert [name for name, _ in rack.sent] == ["a", "b", "c"]
+
+
+async def test_many_do_not_wait_for_the_moment() -> None:
+    """As soon as there are as many as go together, they go."""
+    rack = Rack()
+    for number in range(limit_queue._TOGETHER):
+        rack.add(f"n{number}", soon=False)
+    assert len(rack.sent) == limit_queue._TOGETHER
+
+
+async def test_what_waits_a_moment_when_the_store_goes_is_kept() -> None:
+    """It goes out when the store is back, once."""
+    rack = Rack()
+    rack.add("a", soon=False)
+    rack.shard.lost("gone")
+    await asyncio.sleep(limit_queue.PATIENCE * 5)
+    assert rack.sent == []
+    rack.shard.back()
+    rack.queue.wake(rack.shard)
+    assert [name for name, _ in rack.sent] == ["a"]
+
+
+async def test_flushing_waits_for_no_moment() -> None:
+    """A worker that ends tells all at once."""
+    rack = Rack()
+    rack.add("a", soon=False)
+    flushing = asyncio.ensure_future(rack.queue.flush(1.0))
+    await asyncio.sleep(0)
+    assert [name for name, _ in rack.sent] == ["a"]
+    rack.answer()
+    assert await flushing == 0

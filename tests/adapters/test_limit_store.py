@@ -7,10 +7,12 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import pytest
+import structlog
 
-from adapters.limit_rig import OPEN, RULES, Rig, charges, proxied, rig, until
-from extproc.adapters.limit_desk import Desk
+from adapters.limit_rig import OPEN, RULES, Rig, charges, organisation, proxied, rig, until
+from extproc.adapters.limit_desk import Desk, Lines
 from extproc.adapters.limit_shard import Shard
 from extproc.adapters.limit_store import Settings
 from extproc.adapters.valkey_cluster import slot_of
@@ -118,6 +120,86 @@ async def test_a_reservation_grows_in_the_background(valkey: Server) -> None:
         one.settle("a", 310, 700, 1)
         await one.settled()
         assert one.books() == [(310, 0), (700, 0), (0, 0)]
+
+
+async def test_growing_is_told_once_for_each_call(valkey: Server) -> None:
+    """However many counters it has, granted or refused."""
+    async with rig(valkey) as one:
+        await one.reserve("a", 10, 10, 1)
+        for tokens in (20, 30):
+            one.extend("a", 20, tokens, 1)
+            await until(lambda tokens=tokens: one.limits._open["a"].held == (20, tokens, 1))
+        one.extend("a", 5000, 30, 1)
+        await until(lambda: one.limits._open["a"].refused == 0)
+        assert [granted for _, granted in one.tape.told["extended"]] == [True, True, False]
+
+
+async def test_a_call_grows_under_the_limits_of_today(valkey: Server) -> None:
+    """The configuration was changed while it runs: raised, it may go on; lowered, it may not."""
+
+    def times(factor: float) -> Rules:
+        return Rules(tuple(msgspec.structs.replace(rule, limit=round(rule.limit * factor)) for rule in RULES.rules))
+
+    async with rig(valkey) as one:
+        await one.reserve("a", 900, 10, 1)
+        one.limits.take(times(2))
+        one.extend("a", 1500, 10, 1)
+        await until(lambda: one.limits._open["a"].held == (1500, 10, 1))
+        one.limits.take(times(0.5))
+        one.extend("a", 1501, 10, 1)
+        await until(lambda: one.limits._open["a"].refused == 0)
+        one.limits.take(Rules(()))  # a limit that is gone stays as it was for calls that hold it
+        one.settle("a", 1500, 10, 1)
+        await one.settled()
+        assert one.books() == [(1500, 0), (10, 0), (0, 0)]
+
+
+async def test_what_nobody_settled_is_charged_as_reserved(valkey: Server) -> None:
+    """A policy crashed at the end of the call: its lease is not renewed for ever. What was settled is not charged again."""
+    async with rig(valkey, settings=SHORT) as one:
+        await one.reserve("a", 100, 500, 1)
+        await one.reserve("b", 100, 500, 1)
+        one.settle("b", 1, 2, 1)
+        for name in ("a", "b", "never"):
+            one.limits.forget(name)
+        await until(lambda: one.books() == [(101, 0), (502, 0), (0, 0)])
+        assert one.limits._open == {}
+
+
+async def test_the_first_call_of_an_organisation_waits_no_longer(valkey: Server) -> None:
+    """Its live limits are read before it is reserved: all questions together have the time for one."""
+    async with proxied(valkey, OPEN, Settings(timeout=0.4)) as (one, proxy):
+        await one.reserve("warm", 1, 1)
+
+        def slow(data: bytes) -> bool:
+            """Each question is answered in time, if only just."""
+            proxy.flowing.clear()
+            asyncio.get_running_loop().call_later(0.3, proxy.flowing.set)
+            return False
+
+        name = organisation()
+        proxy.cut_request = slow
+        reply = await one.limits.reserve(Reserve("a", name, charges(OPEN, name, 1, 1)))
+        proxy.cut_request = None
+        assert reply.local
+        assert one.limits.away_since == 0.0
+
+
+async def test_lines_are_bounded(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that comes and goes, or goes for many organisations at once, does not fill the log."""
+    async with rig(valkey) as one:
+        shard = one.limits._shards[one.organisation]
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(50):
+                shard.lost("test")
+                shard.back()
+        assert len(lines) == 20
+        assert len(one.tape.told["away"]) == 100
+        monkeypatch.setattr(one.limits, "_lines", Lines(1, 60.0))
+        with structlog.testing.capture_logs() as lines:
+            shard.lost("test")
+            shard.back()
+        assert [line["event"] for line in lines] == ["limits are kept without the store"]
 
 
 async def test_an_unknown_reservation_cannot_grow(valkey: Server) -> None:

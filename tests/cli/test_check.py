@@ -57,7 +57,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_the_projects_own_files_pass(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 0, in words and as JSON."""
-    assert check(capsys) == (0, {"ok": True, "errors": []})
+    assert check(capsys) == (0, {"ok": True, "errors": [], "warnings": []})
     assert main(["check"]) == 0
     assert "in order, and Envoy takes them" in capsys.readouterr().err
 
@@ -122,7 +122,7 @@ def test_keys_are_looked_at_unless_told_otherwise(
     code, told = check(capsys)
     assert code == 1
     assert [error["path"] for error in told["errors"]] == [place]
-    assert check(capsys, "--no-keys") == (0, {"ok": True, "errors": []})
+    assert check(capsys, "--no-keys") == (0, {"ok": True, "errors": [], "warnings": []})
 
 
 def test_a_missing_configuration_has_the_same_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,4 +148,19 @@ def test_the_key_of_redaction_is_looked_at(project: Path, capsys: pytest.Capture
     code, told = check(capsys)
 
     assert (code, [error["path"] for error in told["errors"]]) == (1, ["redaction.key.file"])
-    assert check(capsys, "--no-keys") == (0, {"ok": True, "errors": []})
+    assert check(capsys, "--no-keys") == (0, {"ok": True, "errors": [], "warnings": []})
+
+
+def test_a_share_of_less_than_one_is_a_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`allow-bounded` would allow nothing: that is taken, and told."""
+    rule = "  - {name: flights, kind: requests, window: concurrent, limit: 9, scope: [key]}"
+    text = (project / "gateway.yaml").read_text()
+    begin = text.index("quotas:")
+    (project / "gateway.yaml").write_text(text.replace("rules:\n", f"rules:\n{rule}\n", 1))
+    assert "rules:" in text[begin:]
+    code, told = check(capsys)
+
+    assert (code, told["errors"]) == (0, [])
+    assert [warning.split(":")[0] for warning in told["warnings"]] == ["quotas.rules flights"]
+    assert main(["check"]) == 0
+    assert "warning: quotas.rules flights" in capsys.readouterr().err

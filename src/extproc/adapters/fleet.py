@@ -51,6 +51,11 @@ class Launch(msgspec.Struct, frozen=True):
     socket: Path
     control_fd: int
 
+    @property
+    def number(self) -> int:
+        """Of this worker among those that live, from 0 on."""
+        return int(self.worker[1:])
+
 
 class Plan(msgspec.Struct, frozen=True):
     """What to run. Times in seconds."""

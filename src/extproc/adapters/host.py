@@ -62,6 +62,9 @@ class Limits(Protocol):
     def settle(self, effect: Settle) -> None:
         """The call is over."""
 
+    def forget(self, identity: str) -> None:
+        """The exchange of this id is over: what is still held for it was never settled. Must not raise."""
+
 
 class Host:
     """What the exchanges of one worker share. `current` is swapped on reload; an exchange keeps what it began with."""
@@ -165,6 +168,11 @@ class Host:
         while self._settling:
             await asyncio.wait(self._settling)
         self.flush()
+
+    def forget(self, identity: str) -> None:
+        """Let go of what a policy reserved for an exchange and, because one of them crashed, did not settle."""
+        if self.limits is not None:
+            self.limits.forget(identity)
 
     def publish(self, record: Record) -> None:
         """Take a record; the sinks get it within `BATCH_SECONDS`, together with others.
@@ -280,6 +288,7 @@ class Conversation:
     def _publish(self, record: Record) -> None:
         self._published = True
         self._host.publish(record)
+        self._host.forget(self._id)
 
     async def _answer(self, effect: Effect) -> object:
         answer = self._host.perform(effect)

@@ -74,7 +74,7 @@ class Desk:
         except RefusedError as error:
             if not _can_be_sorted_out(error):
                 raise
-            raw = await self._sort_out(shard, name, args)
+            raw = await self._sort_out(shard, name, args, asked)
         told = cast("list[int]", raw)
         shard.clock.learn(told[0] if name in _CLOCK_FIRST else told[1], asked)
         shard.answered()
@@ -82,12 +82,13 @@ class Desk:
 
     async def command(self, shard: Shard, *args: bytes) -> Reply:
         """Run a command."""
+        asked = time.monotonic()
         try:
             return await self._send(shard, args)
         except RefusedError as error:
             if not _can_be_sorted_out(error):
                 raise
-        async with asyncio.timeout(self._timeout):
+        async with self.rest(asked):
             return await self._store.call(shard.key, args)
 
     def _whole(self, name: Name, args: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -110,14 +111,18 @@ class Desk:
         if error is None or not _can_be_sorted_out(error):
             done(future)
             return
-        task = asyncio.ensure_future(self._sort_out(shard, name, args))
+        task = asyncio.ensure_future(self._sort_out(shard, name, args, time.monotonic()))
         self._slow.add(task)
         task.add_done_callback(self._slow.discard)
         task.add_done_callback(done)
 
-    async def _sort_out(self, shard: Shard, name: Name, args: Sequence[bytes]) -> Reply:
+    def rest(self, asked: float) -> asyncio.Timeout:
+        """What is left of the time of a question that was first asked at `asked`, by the monotonic clock."""
+        return asyncio.timeout(max(0.0, asked + self._timeout - time.monotonic()))
+
+    async def _sort_out(self, shard: Shard, name: Name, args: Sequence[bytes], asked: float) -> Reply:
         one = self._scripts[name]
-        async with asyncio.timeout(self._timeout):
+        async with self.rest(asked):
             return await self._store.script(shard.key, one.sha, one.source, args)
 
     def note(self, shard: Shard, error: BaseException) -> None:
@@ -143,6 +148,29 @@ class Desk:
         self._deadlines.close()
         for task in tuple(self._slow):
             task.cancel()
+
+
+class Lines:
+    """Bounds what is logged of one kind: `most` lines in `seconds`."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        """None is taken yet."""
+        self._most: Final = most
+        self._seconds: Final = seconds
+        self._begun = -seconds
+        self._taken = self._unsaid = 0
+
+    def take(self) -> int | None:
+        """None: say nothing. Else how many lines were not said before this one."""
+        now = time.monotonic()
+        if now - self._begun >= self._seconds:
+            self._begun, self._taken = now, 0
+        self._taken += 1
+        if self._taken > self._most:
+            self._unsaid += 1
+            return None
+        unsaid, self._unsaid = self._unsaid, 0
+        return unsaid
 
 
 def is_unknown(error: BaseException) -> bool:

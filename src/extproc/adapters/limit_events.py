@@ -24,7 +24,10 @@ class LimitEvents(Protocol):
         """Not admitted because the store is away and the limit `rule` says `deny`."""
 
     def extended(self, charge: Charge, *, granted: bool) -> None:
-        """A call that runs asked for more: `charge.amount` is the new total of one counter."""
+        """A call that runs asked for more, told once for all its counters.
+
+        `charge` is the new total of its first counter, or of the one that refused.
+        """
 
     def settled(self, charges: Sequence[Charge], held: Sequence[int], *, local: bool) -> None:
         """A call is over: `charges` what it really used, `held` what was reserved for it, parallel.
@@ -55,7 +58,7 @@ class LimitEvents(Protocol):
         """So many settlements have not been acknowledged by the store."""
 
     def lost(self, count: int) -> None:
-        """Settlements were given up: the store was away for longer than it remembers a reservation."""
+        """Settlements were given up: the store would not know any more whether they count, or too many waited."""
 
 
 class Ignored(LimitEvents):

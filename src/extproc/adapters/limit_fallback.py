@@ -1,14 +1,16 @@
 """What a worker may spend by its own books while the store is away: of each limit that says so, its part of a share.
 
-A replica may spend `share` of a limit, each of its workers an equal part of that, rounded down. The books are kept over
-several absences, so that in one window no more than that is spent however often the store goes and comes back.
+A replica may spend `share` of a limit, rounded down, and each of its workers a part of that: in whole numbers, as equal as
+they can be, and together no more. The books are kept over several absences, so that in one window no more than that is
+spent however often the store goes and comes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Final
+from operator import gt
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -16,20 +18,38 @@ import structlog
 from extproc.adapters.limit_events import LimitEvents
 from extproc.adapters.limit_shard import Reservation, Shard
 from extproc.errors import LimitsAwayError
-from extproc.limits.counters import Away, Charge, Counter, Extended, Reserved, Window
+from extproc.limits.counters import Away, Charge, Counter, Extended, Reserved, Rule, Window
 from extproc.limits.ledger import Ledger
+from extproc.limits.rules import burst_at
 from extproc.limits.scripts import Booking, State
 
 _LEASE: Final = 1 << 50  # milliseconds: these books die with their worker
 _MORE: Final = "+"  # ends the name of what is held here beside what the store holds
 
 
+class Part(NamedTuple):
+    """Which of a replica's `workers` this one is, by its `number` from 0 on.
+
+    Numbers are of the workers that live, so one that replaces another while that ends may have a number that is too
+    high: it gets what everybody gets at least. So any `workers` of them have the whole together at most.
+    """
+
+    number: int = 0
+    workers: int = 1
+
+    def of(self, whole: int) -> int:
+        """This worker's part of what the replica may spend."""
+        if self.number >= self.workers:
+            return whole // self.workers
+        return (self.number + 1) * whole // self.workers - self.number * whole // self.workers
+
+
 class Fallback:
     """The worker's own books. Belongs to the event loop's thread."""
 
-    def __init__(self, workers: int, events: LimitEvents) -> None:
-        """`workers`: of this replica, that share its part."""
-        self._workers: Final = workers
+    def __init__(self, part: Part, events: LimitEvents) -> None:
+        """`part`: of what its replica may spend."""
+        self.part = part
         self._events: Final = events
         self._ledger: Final = Ledger()
         self._spent: dict[Shard, dict[bytes, Charge]] = {}  # not reported yet
@@ -55,6 +75,7 @@ class Fallback:
                 zip(reservation.charges, amounts, reservation.held, strict=True)
             ):
                 if amount > held and _denies(charge.counter):
+                    self._events.extended(Charge(charge.counter, amount), granted=False)
                     return Extended(reservation.held, place)
         name, more = reservation.handle.id, amounts
         if not reservation.local:
@@ -71,6 +92,8 @@ class Fallback:
             return Extended(reservation.held, place)
         if not reservation.local and reservation.shadow is None:
             reservation.shadow = reservation.held
+        if any(map(gt, amounts, reservation.held)):
+            self._events.extended(Charge(reservation.charges[0].counter, amounts[0]), granted=True)
         reservation.held, reservation.refused = amounts, None
         return Extended(amounts)
 
@@ -119,9 +142,8 @@ class Fallback:
     def _part(self, booking: Booking) -> Booking:
         """The same under this worker's part of the limit."""
         rule = booking.counter.rule
-        part = Decimal(repr(rule.share)) / self._workers  # as it is written: 0.1 is a tenth
-        limit = int(booking.limit * part)
-        burst = int((booking.limit * rule.burst // rule.limit if rule.limit else 0) * part)
+        limit = self.part.of(shared(rule, booking.limit))
+        burst = self.part.of(shared(rule, burst_at(rule, booking.limit)))
         if rule.window is Window.BUCKET and not burst:
             limit = 0
         counter = msgspec.structs.replace(
@@ -132,6 +154,17 @@ class Fallback:
     def _deny(self, reservation: Reservation, counter: Counter) -> None:
         self._events.denied(reservation.charges, counter.rule.name)
         raise LimitsAwayError(counter.rule.name)
+
+
+def shared(rule: Rule, amount: int) -> int:
+    """What a replica may spend of `amount` while the store is away."""
+    return int(amount * Decimal(repr(rule.share)))  # as it is written: 0.1 is a tenth
+
+
+def idle(rule: Rule) -> bool:
+    """Whether `allow-bounded` allows nothing, since the share of so small a limit is less than one."""
+    amounts = (rule.limit, rule.burst) if rule.window is Window.BUCKET else (rule.limit,)
+    return rule.away is Away.BOUNDED and rule.limit > 0 and not all(shared(rule, amount) for amount in amounts)
 
 
 def _denies(counter: Counter) -> bool:

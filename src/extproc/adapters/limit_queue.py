@@ -1,12 +1,14 @@
 """Settlements on their way to the store: each is told until the store has acknowledged it, and counts once.
 
 The store knows by a reservation's id what it has settled, so telling it again is harmless, for an hour: that long it
-remembers. What could not be told by then is given up, since it might be counted twice.
+remembers. What could not be told by then is given up, since it might be counted twice; but for what the store can never
+have heard of, which is kept for as long as there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from extproc.adapters.limit_desk import Lines, is_unknown
 from extproc.adapters.limit_events import LimitEvents
 from extproc.adapters.limit_shard import Reservation, Shard
 from extproc.adapters.valkey_client import Reply
@@ -26,12 +29,15 @@ REMEMBERED: Final = 3600.0
 """Seconds for which the store remembers a reservation after its end."""
 MOST: Final = 100_000
 """Settlements that are kept; one of three counters takes about a kilobyte."""
+PATIENCE: Final = 0.01
+"""Seconds that a settlement which nobody waits for may be kept, to be told together with others."""
+_TOGETHER: Final = 16  # of these at most: a store that works on them keeps reservations waiting
 _IN_FLIGHT: Final = 256  # of those that had to wait: fresh ones go out at once
 _STUCK: Final = 2.0  # seconds without an answer, after which it is told again
 _LOOK: Final = 10.0  # seconds between two looks for what is too old
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
-_LAST_MINUTES: Final = 60.0  # of slack, so that the last try does not come when the store has just forgotten
+_TOLD_WITHIN: Final = REMEMBERED - 60.0  # seconds; with slack, so that no try comes when the store has just forgotten
 
 
 class Settlement:
@@ -40,6 +46,7 @@ class Settlement:
     __slots__ = (
         "amounts",
         "bookings",
+        "doubts",
         "due",
         "extra",
         "fits",
@@ -61,11 +68,25 @@ class Settlement:
         self.bookings: list[Booking] = []  # as they were sent last, extra last
         self.fits = True  # whether the reservation's windows are those that the store would charge in
         # the store may have expired it a lease after it was renewed last; what it never knew it cannot forget
-        known_at = time.monotonic() if reservation.local else reservation.renewed
-        self.until = known_at + REMEMBERED - _LAST_MINUTES
+        unknown = reservation.local or not reservation.charges
+        self.until = math.inf if unknown else reservation.renewed + _TOLD_WITHIN
+        self.doubts = 0  # tries of which the store may have done one
         self.tries = 0
         self.sent = 0.0  # monotonic seconds of the last try
         self.due = 0.0  # not before
+
+    def tell(self, now: float) -> None:
+        """It goes out now."""
+        self.sent = now
+        self.tries += 1
+        self.doubts += 1
+        self.until = min(self.until, now + _TOLD_WITHIN)
+
+    def not_done(self) -> None:
+        """The store has not done what it was told."""
+        self.doubts -= 1
+        if self.doubts == 0 and (self.reservation.local or not self.reservation.charges):
+            self.until = math.inf
 
 
 class SettleQueue:
@@ -89,29 +110,52 @@ class SettleQueue:
         self._looked = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
+        self._late: list[Settlement] = []  # of those not told yet, what can wait a moment
+        self._timer: asyncio.TimerHandle | None = None
         self._told = 0
+        self._lost = 0  # and not logged yet
+        self._lines: Final = Lines(1, _LOOK)
         self._log = structlog.get_logger("extproc.limits")
 
     def __len__(self) -> int:
         """Settlements that are not acknowledged."""
         return len(self._all)
 
-    def add(self, item: Settlement) -> None:
-        """Tell the store, now if it is there."""
+    def add(self, item: Settlement, *, soon: bool = True) -> None:
+        """Tell the store, now if it is there. Not `soon`: within `PATIENCE`, together with others, which costs less."""
         self._empty.clear()
         self._all[item.name] = item
+        if len(self._all) > MOST:  # also where the store answers, and takes none
+            self._give_up([next(iter(self._all.values()))], "too many wait for the store")
         if item.shard.away:
             self._wait(item)
-            if len(self._all) > MOST:
-                self._give_up([next(iter(self._all.values()))])
-        else:
+        elif soon:
             self._start(item)
+        else:
+            self._late.append(item)
+            if len(self._late) >= _TOGETHER:
+                self._send_late()
+            elif self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(PATIENCE, self._send_late)
 
     def wake(self, shard: Shard) -> None:
         """A shard is back: what waits for it is due now."""
         for item in self._idle.get(shard, {}).values():
             item.due = 0.0
         self.pump()
+
+    def _send_late(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        items, self._late = self._late, []
+        for item in items:
+            if self._all.get(item.name) is not item:
+                continue  # given up
+            if item.shard.away:
+                self._wait(item)
+            else:
+                self._start(item)
 
     def pump(self) -> None:
         """Send what waits and is due, as far as not too much is under way."""
@@ -138,6 +182,7 @@ class SettleQueue:
             if now >= self._looked + _LOOK:
                 self._looked = now
                 self._give_up([item for item in self._all.values() if item.until < now])
+                self._say("")
             self.pump()
         if len(self._all) != self._told:
             self._told = len(self._all)
@@ -147,6 +192,7 @@ class SettleQueue:
         """Wait until all is acknowledged, `seconds` at most; how many are not."""
         try:
             async with asyncio.timeout(seconds):
+                self._send_late()
                 while self._all:
                     self.tick()
                     try:
@@ -158,8 +204,11 @@ class SettleQueue:
         return len(self._all)
 
     def _start(self, item: Settlement) -> None:
-        item.sent = time.monotonic()
-        item.tries += 1
+        now = time.monotonic()
+        if item.until < now:
+            self._give_up([item])
+            return
+        item.tell(now)
         self._sent[item.name] = item
         self._send(item, partial(self._answered, item))
 
@@ -168,11 +217,14 @@ class SettleQueue:
         if self._all.get(item.name) is not item:
             return  # an earlier call of the same settlement was answered already, or it was given up
         if error is not None:
+            if not (future.cancelled() or is_unknown(error)):
+                item.not_done()
             self._failed(item, error)
             if item.name in self._sent:
                 self._wait(item)
             return
         if not self._done(item, future.result()):
+            item.not_done()
             self._wait(item)
             return
         self._remove(item)
@@ -186,12 +238,19 @@ class SettleQueue:
         self._sent.pop(item.name, None)
         self._idle.setdefault(item.shard, {})[item.name] = item
 
-    def _give_up(self, items: list[Settlement]) -> None:
+    def _give_up(self, items: list[Settlement], why: str = "the store may have forgotten their reservations") -> None:
         for item in items:
             self._remove(item)
         if items:
-            self._log.error("settlements were given up: the store was away for too long", count=len(items))
             self._events.lost(len(items))
+            self._lost += len(items)
+            self._say(why)
+
+    def _say(self, why: str) -> None:
+        """Log how many were given up, now and then: the last ones with the next look."""
+        if self._lost and self._lines.take() is not None:
+            self._log.error("settlements were given up", reason=why or "as before", count=self._lost)
+            self._lost = 0
 
     def _remove(self, item: Settlement) -> None:
         del self._all[item.name]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import structlog
 
 from extproc.adapters.alerts import Alerts, Hook, open_hook
 from extproc.adapters.limit_events import All
@@ -24,6 +26,8 @@ AWAY: Final = "store of limits away"
 
 _CONNECT: Final = 1.0  # seconds that a worker waits for the store before it serves without it
 _FLUSH: Final = 2.0  # seconds that a worker that ends waits for the store to know all
+_LAST_ALERTS: Final = 1.0  # … and for the webhook to take what is left; together less than a supervisor waits
+_CLOSE: Final = 0.5
 _LOOK: Final = 1.0
 
 
@@ -61,9 +65,12 @@ class LimitService:
         self.limits: Final = LimitStore(self._store, settings, change.rules, All((metrics, self._alerts)))
         self._store.on_connected = lambda _server: self.limits.kick()
 
-    async def open(self) -> None:
-        """Begin. Waits a moment for the store; without it, limits do what they say for that."""
-        self.limits.start(self._quotas.organisation)
+    async def open(self, number: int = 0) -> None:
+        """Begin. Waits a moment for the store; without it, limits do what they say for that.
+
+        `number`: of this worker among those of the replica that live, from 0 on.
+        """
+        self.limits.start(self._quotas.organisation, number)
         if not await self._store.connect(_CONNECT):
             self._note(AWAY, self._store.trouble)
 
@@ -79,10 +86,10 @@ class LimitService:
                 self._note(AWAY, "")
 
     async def drain(self) -> None:
-        """Tell the store what is left to tell, the webhook too, and end. Bounded by some seconds."""
+        """Tell the store what is left to tell, the webhook too, and end. Takes four seconds at most."""
         await self.limits.drain(_FLUSH)
-        await self._alerts.close()
-        await self._store.close()
+        await _within(_LAST_ALERTS, self._alerts.close())
+        await _within(_CLOSE, self._store.close())
 
     def prepare(self, config: Config) -> Change | None:
         """Check a new configuration; None where it limits nothing any more. Raises `ConfigError`."""
@@ -111,6 +118,16 @@ def prepare(service: LimitService | None, config: Config) -> Change | None:
     if config.quotas is not None:
         raise ConfigError("quotas", "was not there when the gateway started", "restart the gateway")
     return None
+
+
+async def _within(seconds: float, work: Coroutine[object, object, None]) -> None:
+    """Let it work for so long; then end it."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait([task], timeout=seconds)
+    if not task.done():
+        task.cancel()
+        structlog.get_logger("extproc.limits").error("what was left to tell at the end was cut short", seconds=seconds)
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _quotas(config: Config) -> Quotas:

@@ -10,8 +10,10 @@ from extproc.adapters.limit_events import LimitEvents
 from extproc.adapters.limit_queue import Settlement, SettleQueue
 from extproc.adapters.limit_shard import Reservation
 from extproc.adapters.valkey_client import Reply as Raw
-from extproc.limits.counters import LARGEST, Charge
+from extproc.limits.counters import LARGEST, Charge, Window
 from extproc.limits.scripts import Name, Reply, State, is_plain, read, settled
+
+_AMPLE: Final = 256  # times what a call holds: with so much left, nobody misses it within a moment
 
 
 class Settler:
@@ -25,7 +27,7 @@ class Settler:
 
     def add(self, reservation: Reservation, amounts: tuple[int, ...], extra: tuple[Charge, ...] = ()) -> None:
         """Tell the store, now or when it is back. Amounts are `bounded`, no counter is named twice."""
-        self.queue.add(Settlement(reservation, amounts, extra))
+        self.queue.add(Settlement(reservation, amounts, extra), soon=bool(extra) or is_urgent(reservation, amounts))
 
     def tell_alerts(self, charges: Sequence[Charge], reply: Reply) -> None:
         """Tell of thresholds that this answer was the first to reach."""
@@ -72,6 +74,20 @@ class Settler:
 
     def _failed(self, item: Settlement, error: BaseException) -> None:
         self._desk.note(item.shard, error)
+
+
+def is_urgent(reservation: Reservation, amounts: tuple[int, ...]) -> bool:
+    """Whether others may miss within a moment what this call gives back, or have to hear of what it took."""
+    if len(reservation.standings) != len(amounts):
+        return True
+    for charge, standing, amount, held in zip(
+        reservation.charges, reservation.standings, amounts, reservation.held, strict=True
+    ):
+        if charge.counter.rule.window is Window.CONCURRENT:
+            return True
+        if amount != held and standing.remaining < _AMPLE * max(amount, held):
+            return True
+    return False
 
 
 def bounded(amount: int) -> int:

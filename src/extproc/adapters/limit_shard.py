@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import Final
 
 from extproc.adapters.limit_clock import StoreClock
-from extproc.limits.counters import Charge, Counter, Rule, Span, Window
-from extproc.limits.rules import limit_of
+from extproc.limits.counters import Charge, Counter, Rule, Span, Standing, Window
+from extproc.limits.rules import Rules, limit_of
 from extproc.limits.scripts import Booking, Handle, held, leases_key, record_key, terms
 from extproc.limits.windows import span
 
@@ -157,17 +157,18 @@ class Reservation:
 
     __slots__ = (
         *("args", "asked", "busy", "charges", "handle", "held", "limits", "local", "missing", "plans", "refused"),
-        *("renewed", "shadow", "shard", "spans"),
+        *("renewed", "shadow", "shard", "spans", "standings"),
     )
 
     def __init__(self, shard: Shard, identity: str, charges: tuple[Charge, ...]) -> None:
         """`identity`: its name in the store, unique over all workers and replicas."""
         self.shard: Final = shard
         self.handle: Final = Handle(shard.name, identity)
-        self.charges: Final = charges
+        self.charges = charges
         self.plan()
         self.held: tuple[int, ...] = tuple([charge.amount for charge in charges])
         self.args: list[bytes] = []  # as it was reserved in the store; empty where it was not, or otherwise
+        self.standings: tuple[Standing, ...] = ()  # as the store answered a plain yes
         self.limits = shard.limits  # that the arguments were made with
         self.local = False  # admitted by this worker's own books: the store knows nothing of it
         self.shadow: tuple[int, ...] | None = None  # what the store holds, where the own books hold more
@@ -182,6 +183,10 @@ class Reservation:
         self.plans = self.shard.plans(self.charges)
         self.spans: Spans = tuple([plan.span for plan in self.plans])
 
+    def follow(self, rules: Rules) -> None:
+        """Take the limits of the configuration that is live now, where it still has them: the counters are the same."""
+        self.charges = tuple([_of_today(charge, rules) for charge in self.charges])
+
     def bookings(self, amounts: Sequence[int]) -> list[Booking]:
         """For the scripts, with the limits of now."""
         return self.shard.bookings(self.charges, amounts, self.spans)
@@ -190,3 +195,12 @@ class Reservation:
         """Which of its windows have ended by now."""
         now = self.shard.clock.now()
         return tuple([span is not None and span.end <= now for span in self.spans])
+
+
+def _of_today(charge: Charge, rules: Rules) -> Charge:
+    old = charge.counter
+    rule = rules.rule(old.rule.name)
+    if rule is None:
+        return charge
+    new = rules.counter(rule, old.organisation, old.value)
+    return Charge(new, charge.amount) if new.key == old.key and new.rule is not old.rule else charge

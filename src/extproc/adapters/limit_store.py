@@ -10,34 +10,40 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import gt
 from typing import Final, cast
 
 import structlog
 
 from extproc.adapters.limit_chores import Chores
-from extproc.adapters.limit_desk import Desk, Store, is_unknown
+from extproc.adapters.limit_desk import Desk, Lines, Store, is_unknown
 from extproc.adapters.limit_events import LimitEvents
-from extproc.adapters.limit_fallback import Fallback
+from extproc.adapters.limit_fallback import Fallback, Part
 from extproc.adapters.limit_settle import Settler, bounded
 from extproc.adapters.limit_shard import Reservation, Shard
 from extproc.adapters.valkey_client import RefusedError, StoreError
 from extproc.adapters.valkey_client import Reply as Raw
 from extproc.errors import EffectError
 from extproc.exchange.effects import Extend, Reserve, Settle
-from extproc.limits.counters import Charge, Extended, Reserved
+from extproc.limits.counters import LARGEST, Charge, Extended, Reserved
 from extproc.limits.rules import Rules
 from extproc.limits.scripts import Name, State, read
 from extproc.limits.scripts import granted as read_granted
 
+_LINES: Final = 20  # of shards that go and come back: one each for many organisations, or of one that flaps
+_LINES_IN: Final = 60.0  # seconds
 _OURS: Final = "XQ"  # what our scripts' own errors begin with: the books are not to be trusted then
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`timeout`, `lease`: seconds, as in the section `quotas.store`. `workers`: of this replica, that share its part."""
+    """`timeout`, `lease`: seconds, as in the section `quotas.store`.
+
+    `workers`: of this replica, that share its part.
+    """
 
     timeout: float = 0.05
     lease: float = 15.0
@@ -52,20 +58,28 @@ class LimitStore:
         self._lease: Final = round(settings.lease * 1000)
         self._events: Final = events
         self._desk: Final = Desk(store, settings.timeout)
-        self._local: Final = Fallback(settings.workers, events)
+        self._workers: Final = settings.workers
+        self._local: Final = Fallback(Part(0, settings.workers), events)
         self._settler: Final = Settler(self._desk, events)
         self._shards: Final[dict[str, Shard]] = {}
         self._open: Final[dict[str, Reservation]] = {}  # by the policy's id
         self._chores: Final = Chores(self._desk, (self._shards, self._open), self._settler, events, self._lease)
         self._chores.rules = rules
+        self._chores.revive = self._revive
         self._prefix: Final = os.urandom(8).hex()
         self._numbers: Final = itertools.count(1)
         self._log = structlog.get_logger("extproc.limits")
+        self._lines: Final = Lines(_LINES, _LINES_IN)
 
     # --- of the worker
 
-    def start(self, organisation: str) -> None:
-        """Begin the work in the background. `organisation`: of keys that name none, looked after from now on."""
+    def start(self, organisation: str, number: int = 0) -> None:
+        """Begin the work in the background.
+
+        `organisation`: of keys that name none, looked after from now on. `number`: of this worker among those of its
+        replica that live, from 0 on.
+        """
+        self._local.part = Part(number, self._workers)
         self._shard(organisation)
         self._chores.home = organisation
         self._chores.start()
@@ -110,8 +124,8 @@ class LimitStore:
         if not effect.charges:
             return Reserved((), at=shard.clock.now() / 1000)
         reply: Reserved | None = None
-        if not shard.away and (shard.version is not None or await self._chores.learn(shard)):
-            reply = await self._ask(shard, effect)
+        if not shard.away:
+            reply = await (self._ask(shard, effect) if shard.version is not None else self._ask_first(shard, effect))
         if reply is None:
             reservation = Reservation(shard, self._name(), effect.charges)
             reply = self._local.reserve(reservation)
@@ -126,6 +140,9 @@ class LimitStore:
         reservation = self._open.get(effect.id)
         if reservation is None:
             raise EffectError("no such reservation is open")
+        reservation.shard.used = time.monotonic()
+        if self._chores.rules is not None:
+            reservation.follow(self._chores.rules)
         amounts = tuple([bounded(amount) for amount in effect.amounts])
         if reservation.local or reservation.shard.away:
             return self._local.extend(reservation, amounts)
@@ -145,7 +162,9 @@ class LimitStore:
             shard = self._shard(extra[0].counter.organisation)
             reservation = Reservation(shard, self._name(), ())
             effect = Settle(effect.id, ())
-        amounts = tuple([bounded(amount) for amount in effect.amounts])
+        amounts = effect.amounts
+        if amounts and not (min(amounts) >= 0 and max(amounts) < LARGEST):
+            amounts = tuple([bounded(amount) for amount in amounts])
         if len(amounts) != len(reservation.charges):
             amounts = reservation.held
         if extra:
@@ -160,16 +179,36 @@ class LimitStore:
         if not reservation.local or any(amounts) or extra:
             self._settler.add(reservation, amounts, extra)
 
+    def forget(self, identity: str) -> None:
+        """The call of this id is over. What nobody has settled, a crash did not: charged as reserved. Never fails."""
+        reservation = self._open.get(identity)
+        if reservation is not None:
+            self._log.error(
+                "a call ended without a settlement, charged as reserved", organisation=reservation.shard.name
+            )
+            self.settle(Settle(identity, reservation.held))
+
     # --- reserving
+
+    async def _ask_first(self, shard: Shard, effect: Reserve) -> Reserved | None:
+        """The same for an organisation whose live limits are not known: both within the time for one."""
+        try:
+            async with self._desk.rest(time.monotonic()):
+                return await self._ask(shard, effect) if await self._chores.learn(shard) else None
+        except TimeoutError as error:
+            self._desk.note(shard, error)
+            return None
 
     async def _ask(self, shard: Shard, effect: Reserve) -> Reserved | None:
         """The store's answer; None where it gave none."""
         reservation = Reservation(shard, self._name(), effect.charges)
+        asked = time.monotonic()
         try:
             raw = await self._hold(reservation)
             if raw[0] == State.CLOCK:  # its time was not what we took it for: by now we know it
                 reservation.plan()
-                raw = await self._hold(reservation)
+                async with self._desk.rest(asked):
+                    raw = await self._hold(reservation)
         except asyncio.CancelledError:
             self._release(reservation)
             raise
@@ -184,6 +223,7 @@ class LimitStore:
             raise EffectError("an amount cannot be counted") from error
         granted = read_granted(raw, [charge.counter for charge in effect.charges])
         if granted is not None:
+            reservation.standings = granted.standings
             self._open[effect.id] = reservation
             return granted
         reply = read(raw, reservation.bookings(reservation.held))
@@ -195,11 +235,11 @@ class LimitStore:
             self._open[effect.id] = reservation
         return reply.reserved()
 
-    async def _hold(self, reservation: Reservation) -> list[int]:
+    def _hold(self, reservation: Reservation) -> Awaitable[list[int]]:
         shard = reservation.shard
         args = shard.hold(reservation, self._lease)
         reservation.args, reservation.limits = args, shard.limits
-        return await self._desk.numbers(shard, Name.RESERVE, args)
+        return self._desk.numbers(shard, Name.RESERVE, args)
 
     def _release(self, reservation: Reservation) -> None:
         """Nobody knows whether it was held: say that it is not."""
@@ -209,8 +249,17 @@ class LimitStore:
 
     def _extend(self, reservation: Reservation) -> None:
         amounts, reservation.asked = reservation.asked, None
-        if amounts is None or (amounts == reservation.held and reservation.shadow is None):
-            return
+        if amounts is not None and (
+            amounts != reservation.held or reservation.missing or reservation.shadow is not None
+        ):
+            self._hold_all(reservation, amounts)
+
+    def _revive(self, reservation: Reservation) -> None:
+        """Hold anew what the store has charged or lost; an extension that is under way does so as well."""
+        if not reservation.busy:
+            self._hold_all(reservation, reservation.asked or reservation.held)
+
+    def _hold_all(self, reservation: Reservation, amounts: tuple[int, ...]) -> None:
         bookings = reservation.bookings(amounts)
         # what the store has lost in a fail-over it is told anew
         name = Name.RESERVE if reservation.missing else Name.EXTEND
@@ -226,17 +275,19 @@ class LimitStore:
             return
         reservation.shard.answered()
         reply = read(cast("list[int]", future.result()), reservation.bookings(amounts))
+        more = any(map(gt, amounts, reservation.held))
         if reply.refused:
             reservation.refused = reply.refused[0]
-            self._events.extended(_charge(reservation, amounts, reply.refused[0]), granted=False)
+            if more:
+                self._events.extended(_charge(reservation, amounts, reply.refused[0]), granted=False)
             return
         if reply.state in {State.GRANTED, State.REVIVED, State.AGAIN}:
             reservation.held = tuple([line.held for line in reply.lines])
             reservation.refused, reservation.missing = None, False
             reservation.renewed = time.monotonic()
             self._local.moved(reservation)
-            for place in range(len(amounts)):
-                self._events.extended(_charge(reservation, amounts, place), granted=True)
+            if more:
+                self._events.extended(_charge(reservation, amounts, 0), granted=True)
         elif reply.state is State.UNKNOWN:
             reservation.missing = True
             reservation.asked = reservation.asked or amounts
@@ -258,10 +309,15 @@ class LimitStore:
     def _told(self, shard: Shard, reason: str) -> None:
         """A shard has gone away, or is back."""
         others = any(one.away for one in self._shards.values() if one is not shard)
-        if reason:
-            self._log.warning("limits are kept without the store", organisation=shard.name, reason=reason)
-        else:
-            self._log.info("limits are kept in the store again", organisation=shard.name, unsettled=self.unsettled)
+        unsaid = self._lines.take()
+        if reason and unsaid is not None:
+            self._log.warning(
+                "limits are kept without the store", organisation=shard.name, reason=reason, unsaid=unsaid
+            )
+        elif unsaid is not None:
+            known = {"unsettled": self.unsettled, "unsaid": unsaid}
+            self._log.info("limits are kept in the store again", organisation=shard.name, **known)
+        if not reason:
             self._local.report(shard)
         if not others:
             self._events.away(bool(reason), reason)

@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
             raise StoreAwayError(self._reason)
         if len(self._waiting) >= self._most:
             raise StoreAwayError(f"{self._most} calls wait for {self.endpoint} already")
-        return self._send(tuple(args))
+        return self._send(args if isinstance(args, tuple) else tuple(args))
 
     def probe(self) -> asyncio.Future[Reply]:
         """PING, whatever waits: its answer says that all calls before it are answered. Raises `StoreAwayError`."""

@@ -13,12 +13,14 @@ from extproc.adapters.envoy_check import cross_check
 from extproc.adapters.envoy_files import flatten
 from extproc.adapters.envoy_render import Overrides, render
 from extproc.adapters.first_run import certificates
+from extproc.adapters.limit_fallback import idle
 from extproc.bootstrap import Place, open_keys, prepare_detection
 from extproc.cli.facts import gateway_facts
 from extproc.cli.output import FAILED, OK, add_json, fail, items_of, print_json, say
 from extproc.cli.place import add_place, found_config, read_config, state_folder
 from extproc.cli.up import envoy_folder
 from extproc.config import Config
+from extproc.config.quotas import compile_rules
 from extproc.errors import ConfigError
 
 NAME: Final = "check"
@@ -37,23 +39,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if everything fits together, else 1; every problem is told by place, reason and cure."""
-    told = ""
+    told, warnings = "", []
     try:
         path = found_config(args)
         config = read_config(path)
         files = args.envoy_files or envoy_folder()
         problems = _problems(config, files, state_folder(args).absolute(), keys=not args.no_keys)
+        warnings = _warnings(config)
         told = f"{path}, {files}: in order, and Envoy takes them"
     except ConfigError as error:
         problems = [error]
     if args.json:
-        print_json({"ok": not problems, "errors": [item for problem in problems for item in items_of(problem)]})
+        errors = [item for problem in problems for item in items_of(problem)]
+        print_json({"ok": not problems, "errors": errors, "warnings": warnings})
         return FAILED if problems else OK
     for problem in problems:
         fail(problem, as_json=False)
+    for warning in warnings:
+        say(f"warning: {warning}")
     if not problems:
         say(told)
     return FAILED if problems else OK
+
+
+def _warnings(config: Config) -> list[str]:
+    """What is taken, though it may not be what was meant."""
+    rules = () if config.quotas is None else compile_rules(config.quotas)
+    return [
+        f"quotas.rules {rule.name}: a share of {rule.share:g} of so small a limit is less than one, so nothing is"
+        " allowed while the store is away; raise share, or write `when_away: deny`"
+        for rule in rules
+        if idle(rule)
+    ]
 
 
 def _problems(config: Config, files: Path, state: Path, *, keys: bool) -> list[ConfigError]:
