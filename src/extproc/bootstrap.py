@@ -225,7 +225,10 @@ async def _parts(
     estimates = Estimates()
     runtime = build(config, detection=detection, estimates=estimates)
     sinks = (RecordLog(writer, config.log.format), metrics)
-    host = Host(runtime, keys[0], Tokenizers(place.state / _TOKENS), sinks, scans)
+    tokens = Tokenizers(place.state / _TOKENS)
+    if config.quotas is not None and config.quotas.exact_input:  # else only what was cut off is counted
+        await asyncio.to_thread(tokens.warm)
+    host = Host(runtime, keys[0], tokens, sinks, scans)
     host.gauge = metrics
     state.config(generation=1, ok=True, at=time.time())
     health = Health()

@@ -150,6 +150,15 @@ def test_threads_share_one_encoding(tmp_path: Path) -> None:
     assert counts == [2, 2, 2, 2]
 
 
+def test_warm_builds_all_before_the_first_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call then builds none: it may wait for the event loop, not for a rank file."""
+    tokenizers = Tokenizers(tmp_path)
+    tokenizers.warm()
+    monkeypatch.setattr(tokens_module, "_build", None)
+
+    assert tokenizers.count("gpt-4o", ["hello world"]) == tokenizers.count("gpt-4", ["hello world"]) == 2
+
+
 def test_importing_reads_nothing_and_leaves_the_environment() -> None:
     """No rank file is opened and no variable set before the first count."""
     script = (

@@ -67,6 +67,11 @@ class Tokenizers:
             factor *= length / counted
         return math.ceil(tokens * factor) if factor > 1 else tokens
 
+    def warm(self) -> None:
+        """Build all encodings now, so that no call waits for one. Raises as `count` does."""
+        for name in sorted(_CARRIED):
+            self._encoding(name)
+
     def _encoding(self, name: str) -> Encoding:
         with self._lock:
             encoding = self._encodings.get(name)
