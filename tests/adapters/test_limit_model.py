@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,73 +20,24 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from adapters.limit_parties import ROOM, Call, Replica, losing, rules
 from adapters.limit_rig import Proxy, Tape, organisation, until
 from extproc.adapters.limit_store import LimitStore, Settings
-from extproc.adapters.valkey_topology import Store, make_store
+from extproc.adapters.valkey_topology import make_store
 from extproc.config import quotas
 from extproc.errors import LimitsAwayError
 from extproc.exchange.effects import Extend, Reserve, Settle
-from extproc.limits.counters import Away, Charge, Counter, Kind, Rule, Subject, Window
-from extproc.limits.rules import Rules
-from extproc.limits.scripts import Name, leases_key, script
+from extproc.limits.counters import Away, Charge, Counter, Subject
+from extproc.limits.scripts import Name, leases_key
 from valkeys import Server, server
 
 T = TypeVar("T")
 
 LEASE = 0.6
 SWEEP = 1.2  # seconds between two looks for leases that have run out
-ROOM = 2000
 SHORT = Settings(timeout=0.15, lease=LEASE)
 WITHIN = 15.0
-
-
-def rules(away: Away) -> Rules:
-    """A limit for all, one that counts each call by itself, one on calls in flight."""
-    share = 1.0 if away is Away.BOUNDED else 0.0
-    return Rules(
-        (
-            Rule("all", Kind.MONEY, Window.MONTH, ROOM, ("team",), away=away, share=share),
-            Rule("own", Kind.MONEY, Window.MONTH, 10**9, ("key",), away=away, share=share),
-            Rule("open", Kind.REQUESTS, Window.CONCURRENT, 100, ("team",), away=away, share=share),
-        )
-    )
-
-
-LOST = st.sampled_from(["", "", "", "request", "reply"])
-
-
-@contextmanager
-def losing(proxy: Proxy, what: str, name: Name) -> Iterator[None]:
-    """The connection breaks with the next call of a script: before the server has it, or before its answer is heard."""
-    if what:
-        setattr(proxy, f"cut_{what}", lambda data: script(name).sha in data)
-    try:
-        yield
-    finally:
-        proxy.cut_request = proxy.cut_reply = None
-
-
-@dataclass
-class Call:
-    """One call. `may`: what it may come to be charged; of an open one, what the store may hold for it."""
-
-    name: str
-    counter: Counter  # its own
-    may: set[int]
-    local: bool = False
-    open: bool = True
-
-
-@dataclass
-class Replica:
-    """One worker's limits behind a network that can be cut or stalled."""
-
-    limits: LimitStore
-    store: Store
-    proxy: Proxy
-    tape: Tape = field(default_factory=Tape)
-    calls: dict[str, Call] = field(default_factory=dict)  # that are open
-    untold: list[tuple[Call, set[int]]] = field(default_factory=list)  # ended: what else it may cost if nobody hears
+LOST = st.sampled_from(["reply", "", "", "request"])
 
 
 class Gateway(RuleBasedStateMachine):
@@ -103,7 +53,7 @@ class Gateway(RuleBasedStateMachine):
         self.server: Server = self.stack.enter_context(server("--appendonly", "yes", "--appendfsync", "no"))
         self.state = "up"
         self.isolated = False
-        self.rules = rules(self.away)
+        self.quota_rules = rules(self.away)
         self.name = organisation()
         self.number = 0
         self.calls: list[Call] = []
@@ -124,7 +74,7 @@ class Gateway(RuleBasedStateMachine):
         """A replica that has just started."""
         store = make_store(quotas.Store(url=f"unix://{proxy.path}"), Path("/nowhere"), {})
         tape = Tape()
-        limits = LimitStore(store, SHORT, self.rules, tape)
+        limits = LimitStore(store, SHORT, self.quota_rules, tape)
         store.on_connected = lambda _name: limits.kick()
         limits.start(self.name)
         await store.connect(0.3)
@@ -132,7 +82,7 @@ class Gateway(RuleBasedStateMachine):
 
     def charges(self, key: str, amount: int) -> tuple[Charge, ...]:
         """Of a call."""
-        counters = self.rules.counters(Subject(self.name, team="t", key=key))
+        counters = self.quota_rules.counters(Subject(self.name, team="t", key=key))
         return Charge(counters[0], amount), Charge(counters[1], amount), Charge(counters[2], 1)
 
     def heard(self) -> None:
@@ -161,9 +111,9 @@ class Gateway(RuleBasedStateMachine):
 
     # ---- calls
 
-    @initialize()
-    def begin(self) -> None:
-        """Two replicas."""
+    @initialize(amounts=st.lists(st.integers(1, 300), min_size=4, max_size=6), lost=st.tuples(LOST, LOST))
+    def begin(self, amounts: list[int], lost: tuple[str, str]) -> None:
+        """Two replicas with some calls; the last one of each may lose its connection."""
 
         async def work() -> None:
             for number in range(2):
@@ -172,9 +122,17 @@ class Gateway(RuleBasedStateMachine):
                 self.replicas.append(await self.made(proxy))
 
         self.do(work())
+        for place, amount in enumerate(amounts):
+            self._reserve(place % 2, amount, lost[place % 2] if place >= len(amounts) - 2 else "")
 
-    @rule(replica=st.integers(0, 1), amount=st.integers(1, 500), lost=LOST)
-    def reserve(self, replica: int, amount: int, lost: str) -> None:
+    @rule(replica=st.integers(0, 1), amounts=st.lists(st.integers(1, 500), min_size=1, max_size=4), lost=LOST)
+    def reserve(self, replica: int, amounts: list[int], lost: str) -> None:
+        """Some calls; the last one may lose its connection."""
+        for amount in amounts[:-1]:
+            self._reserve(replica, amount, "")
+        self._reserve(replica, amounts[-1], lost)
+
+    def _reserve(self, replica: int, amount: int, lost: str) -> None:
         """Held, refused, or denied; where the model knows everything, exactly when there is room."""
         one = self.replicas[replica]
         self.number += 1
@@ -285,7 +243,7 @@ class Gateway(RuleBasedStateMachine):
         """
         self.isolated = True
         for _ in range(2):
-            self.reserve(replica, 100, "")
+            self._reserve(replica, 100, "")
         proxy = self.replicas[replica].proxy
         proxy.flowing.clear()
         self.do(asyncio.sleep(2 * LEASE + SWEEP))
@@ -359,7 +317,7 @@ class Gateway(RuleBasedStateMachine):
 
     async def _quiet(self) -> None:
         """Wait until the store knows all that the replicas know, and nothing is held by one that is gone."""
-        client = self.server.client()
+        client: Any = self.server.client()
         try:
             await until(lambda: not any(one.limits.away_since for one in self.replicas), WITHIN)
             await until(lambda: not any(one.limits.unsettled for one in self.replicas), WITHIN)
@@ -374,7 +332,7 @@ class Gateway(RuleBasedStateMachine):
 
     def books(self, counter: Counter) -> tuple[int, int]:
         """(used, reserved)."""
-        client = self.server.client()
+        client: Any = self.server.client()
         try:
             fields = client.hgetall(counter.key)
         finally:
@@ -397,8 +355,9 @@ class OpenGateway(Gateway):
 @pytest.mark.parametrize("machine", [Gateway, OpenGateway])
 def test_counters_equal_the_model(machine: type[Gateway]) -> None:
     """Whatever happens, in whatever order."""
+    examples = int(os.environ.get("LIMIT_MODEL_EXAMPLES", "6"))
     few = settings(
-        max_examples=int(os.environ.get("LIMIT_MODEL_EXAMPLES", "8")),
+        max_examples=examples,
         stateful_step_count=40,
         deadline=None,
         phases=(Phase.reuse, Phase.generate),  # an example takes a second: making it smaller would take minutes
@@ -406,4 +365,4 @@ def test_counters_equal_the_model(machine: type[Gateway]) -> None:
     )
     machine.checked = 0
     run_state_machine_as_test(machine, settings=few)
-    assert machine.checked > 0
+    assert machine.checked >= 4 * examples

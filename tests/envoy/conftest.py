@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from envoy import redaction_config
+from envoy.limits_machine import Books, clear_of_the_end, embedded
 from envoy.machine import Machine, running
 from envoy.redaction_values import Plants
 
@@ -66,6 +67,21 @@ def redacting(shared_redacting: Machine) -> Machine:
     """A gateway that redacts, with a profile for each thing that is tested."""
     shared_redacting.forget()
     return shared_redacting
+
+
+@pytest.fixture
+def limited(shared_limited: Machine) -> Machine:
+    """The gateway with limits of a test module, `shared_limited`, without a memory of earlier tests."""
+    shared_limited.forget()
+    clear_of_the_end(3600, 20)
+    return shared_limited
+
+
+@pytest.fixture
+def books(limited: Machine) -> Iterator[Books]:
+    """What its store holds."""
+    with embedded(limited) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,9 @@ def quotas(away: str = "deny", lease: float = LEASE) -> str:
 class Call:
     """One call, a step at a time. `stream`: with as many pieces as tokens, else in one piece at the end."""
 
+    tokens = TOKENS
+    """That the vendor writes."""
+
     def __init__(
         self,
         machine: Machine,
@@ -63,9 +66,8 @@ class Call:
         seconds: float,
         stream: bool = False,
         cap: int = CAP,
-        tokens: int = TOKENS,
     ) -> None:
-        """It takes the vendor `seconds` to write `tokens`. `cap` 0: the caller sets none."""
+        """It takes the vendor `seconds` to write all tokens. `cap` 0: the caller sets none."""
         self.machine, self.label, self.stream = machine, label, stream
         tree: dict[str, Any] = {"model": "fast", "messages": [{"role": "user", "content": f"hi there, {label}"}]}
         if cap:
@@ -73,8 +75,8 @@ class Call:
         pace = ("x-sim-delay-ms", str(round(seconds * 1000)))
         if stream:
             tree |= {"stream": True, "stream_options": {"include_usage": True}}
-            pace = ("x-sim-chunk-ms", str(round(seconds * 1000 / tokens)))
-        more = (pace, ("x-sim-tokens", str(tokens)), ("x-llm-feature", label))
+            pace = ("x-sim-chunk-ms", str(round(seconds * 1000 / self.tokens)))
+        more = (pace, ("x-sim-tokens", str(self.tokens)), ("x-llm-feature", label))
         self.data = raw.post(load.PATH, load.fields(machine, *more), json.dumps(tree).encode())
         self.reply = raw.Reply(label=label)
         self.cut = False
@@ -156,7 +158,7 @@ class Store:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         path = str(machine.state / "store" / "valkey.sock")
-        self.client = library.Valkey(unix_socket_path=path, socket_timeout=5)
+        self.client: Any = library.Valkey(unix_socket_path=path, socket_timeout=5)
 
     @property
     def pid(self) -> int:

@@ -32,7 +32,7 @@ from extproc.sim.vendors import Vendors
 T = TypeVar("T")
 
 HOSTS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}
-ENTRIES = ("intercept", "connect", "base_url", "base_url_tls", "redirect", "trap", "admin")
+ENTRIES = ("intercept", "connect", "base_url", "base_url_tls", "redirect", "admin")
 
 CONFIG = """
 version: 1

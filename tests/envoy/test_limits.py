@@ -16,7 +16,7 @@ import httpx2
 import openai
 import pytest
 
-from envoy.limits_machine import SAID, Books, clear_of_the_end, embedded, fresh, labelled, nanos, rule, section
+from envoy.limits_machine import SAID, Books, fresh, labelled, nanos, rule, section
 from envoy.machine import LIMITS, Machine, running
 from envoy.ways import Way, client
 from extproc.adapters.tokens import Tokenizers
@@ -32,7 +32,7 @@ RULES = (
     rule("short", "tokens", "day", 50),
     rule("two", "requests", "hour", 2),
     rule("shown_requests", "requests", "day", 100, match={"feature": "shown-*"}),
-    rule("shown_tokens", "tokens", "bucket", 90_000, period="60s", match={"feature": "shown-*"}),
+    rule("shown_tokens", "tokens", "bucket", 90_000, period="168h", match={"feature": "shown-*"}),
     rule("shown_money", "money", "month", 2.5, match={"feature": "shown-*"}),
     rule("priced", "money", "month", 1000),
     rule("soft", "requests", "day", 1, mode="soft"),
@@ -47,21 +47,6 @@ def shared_limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine
     """A gateway with the store that it starts itself."""
     with running(tmp_path_factory.mktemp("lim"), extra=LIMITS + QUOTAS) as machine:
         yield machine
-
-
-@pytest.fixture
-def limited(shared_limited: Machine) -> Machine:
-    """Without a memory of earlier tests."""
-    shared_limited.forget()
-    clear_of_the_end(3600, 20)
-    return shared_limited
-
-
-@pytest.fixture
-def books(limited: Machine) -> Iterator[Books]:
-    """What its store holds."""
-    with embedded(limited) as found:
-        yield found
 
 
 @contextmanager

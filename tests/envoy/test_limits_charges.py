@@ -17,8 +17,6 @@ from envoy.limits_machine import (
     Ask,
     Books,
     call,
-    clear_of_the_end,
-    embedded,
     fresh,
     labelled,
     nanos,
@@ -62,21 +60,6 @@ def shared_limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine
     extra = LIMITS + PRICING + section(RULES)
     with running(folder, extra=extra, providers=BROKEN.replace("PORT", str(port)), aliases=POOL) as machine:
         yield machine
-
-
-@pytest.fixture
-def limited(shared_limited: Machine) -> Machine:
-    """Without a memory of earlier tests."""
-    shared_limited.forget()
-    clear_of_the_end(3600, 20)
-    return shared_limited
-
-
-@pytest.fixture
-def books(limited: Machine) -> Iterator[Books]:
-    """What its store holds."""
-    with embedded(limited) as found:
-        yield found
 
 
 # ---- charges ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from envoy.limits_machine import Ask, Books, Count, call, clear_of_the_end, embedded, fresh, rule, section, until
+from envoy.limits_machine import Ask, Books, Count, call, fresh, rule, section, until
 from envoy.machine import LIMITS, Machine, running
 
 pytestmark = pytest.mark.envoy
@@ -32,21 +32,6 @@ def shared_limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine
     """A gateway with the store that it starts itself."""
     with running(tmp_path_factory.mktemp("lim"), extra=extra()) as machine:
         yield machine
-
-
-@pytest.fixture
-def limited(shared_limited: Machine) -> Machine:
-    """Without a memory of earlier tests."""
-    shared_limited.forget()
-    clear_of_the_end(3600, 20)
-    return shared_limited
-
-
-@pytest.fixture
-def books(limited: Machine) -> Iterator[Books]:
-    """What its store holds."""
-    with embedded(limited) as found:
-        yield found
 
 
 # ---- what an operator changes live ------------------------------------------------------------------------------

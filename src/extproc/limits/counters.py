@@ -96,8 +96,8 @@ class Counter(msgspec.Struct, frozen=True):
 
     `value` is what it is for, as operators read and write it: the values of the scope's dimensions in their order,
     joined by `/`, each percent-encoded where it holds another character than letters, digits and `._-:@+=`;
-    `key` its name in the store: `xq:{<organisation>}:c:<rule>:<kind>:<window>:<value>`, bytes, the organisation quoted as values are. What stands between the
-    braces decides the shard (Redis Cluster specification, hash tags): one organisation lives on one.
+    `key` its name in the store: `xq:{<organisation>}:c:<rule>:<kind>:<window>:<value>`, bytes, the organisation quoted
+    as values are. What stands between the braces decides the shard (Redis Cluster specification, hash tags): one organisation lives on one.
     """
 
     rule: Rule

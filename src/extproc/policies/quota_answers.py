@@ -233,21 +233,20 @@ def rate_headers(api: str, charges: Sequence[Charge], reserved: Reserved) -> Hea
     families = _FAMILIES.get(api)
     if families is None:
         return ()
-    tightest: dict[str, tuple[tuple[float, float], Standing]] = {}
+    tightest: dict[str, Standing] = {}
     for charge, standing in zip(charges, reserved.standings, strict=True):
         rule = charge.counter.rule
         shown = families.get(rule.kind)
         if shown is None or not rule.hard or rule.window is Window.CONCURRENT:
             continue
-        tightness = _tightness(standing)
         for family in shown:
             known = tightest.get(family)
-            if known is None or tightness < known[0]:
-                tightest[family] = tightness, standing
+            if known is None or _tightness(standing) < _tightness(known):  # most families have one limit
+                tightest[family] = standing
     headers: list[tuple[str, str]] = []
     openai = api == "openai"
     names = _OPENAI if openai else _ANTHROPIC
-    for family, (_, standing) in tightest.items():
+    for family, standing in tightest.items():
         limit, remaining, reset = names[family]
         until = standing.resets_at
         when = _duration(until - reserved.at) if openai else _time(until)
