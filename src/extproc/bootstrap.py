@@ -17,6 +17,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from extproc.adapters.detection import FOLDER, WARM, Detectors
+from extproc.adapters.first_run import CA_FOLDER, certificates, provider_hosts
 from extproc.adapters.fleet import Launch, Plan, StartError
 from extproc.adapters.grpc_server import Processor, make_server
 from extproc.adapters.health import Health
@@ -26,6 +27,8 @@ from extproc.adapters.limit_service import Change, LimitService, prepare
 from extproc.adapters.logs import LineWriter, configure
 from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics, clear_shared_values, share_values
 from extproc.adapters.metrics_server import MetricsServer
+from extproc.adapters.minting import SOCKET, Minter, MintServer
+from extproc.adapters.pki_chain import exists
 from extproc.adapters.records import RecordLog
 from extproc.adapters.scans import Scans
 from extproc.adapters.sockets import FolderLock, ParentLink
@@ -299,6 +302,7 @@ class Sidecar:
         self._log = place.log
         embedded = config.quotas is not None and config.quotas.store.url == EMBEDDED
         self._store = EmbeddedStore(place.state) if embedded else None
+        self._minting = _minting(place, config)
         self.supervisor = Supervisor(plan, (log_event, FleetMetrics(registry, shared)))
         self._metrics = MetricsServer(shared, registry, self._health)
 
@@ -321,14 +325,26 @@ class Sidecar:
         try:
             if self._store is not None:
                 await self._store.start()
+            if self._minting is not None:
+                await self._minting.start()
             await self.supervisor.run()
         except StartError as error:
             said = "in its lines above" if self._log is None else f"above and in {self._log}"
             raise ConfigError("workers", str(error), f"the worker says why {said}") from error
         finally:
+            if self._minting is not None:
+                await self._minting.stop()
             if self._store is not None:
                 await self._store.stop()
             await self._metrics.close()
+
+
+def _minting(place: Place, config: Config) -> MintServer | None:
+    """The supervisor mints, as the one process that lives as long as Envoy. Raises `ConfigError`."""
+    if not config.interception.minting:
+        return None
+    minter = Minter(place.state / CA_FOLDER, provider_hosts(config), config.interception.leaf_life)
+    return MintServer(minter, place.sockets / SOCKET)
 
 
 def serve(place: Place) -> None:
@@ -339,9 +355,17 @@ def serve(place: Place) -> None:
     set_up_logging(config, writer)
 
     async def main() -> None:
+        # a CA in the state folder means that certificates come from here; else somebody else puts them before Envoy
+        envoy = place.sockets.parent
+        leaves = certificates(place.state, config, envoy) if exists(place.state / CA_FOLDER) else None
         sidecar = Sidecar(place, config)
         stop_on_signals(sidecar.supervisor)
-        await sidecar.run()
+        renewing = None if leaves is None else asyncio.ensure_future(leaves.run())
+        try:
+            await sidecar.run()
+        finally:
+            if renewing is not None:
+                renewing.cancel()
 
     try:
         with own(place):

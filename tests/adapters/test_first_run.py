@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import stat
 from pathlib import Path
 
 import pytest
 
-from extproc.adapters import first_run, pki
+from extproc.adapters import first_run, leaves, pki, pki_chain
 from extproc.adapters.keys import FileKeyStore, Hasher, read_key_file, read_pepper
 from extproc.config import Config, load
 from extproc.config.units import SecretRef
@@ -30,7 +31,12 @@ def test_everything_is_made_once(tmp_path: Path, config: Config) -> None:
     """Pepper, key, CA, bundle; private; a second start changes none of them and has no secret to show."""
     state = tmp_path / "st"
     made = first_run.prepare(state, config, {})
-    files = [state / "first-key", state / "ca" / "ca.pem", state / "ca" / "ca.key", tmp_path / "k" / "keys.json"]
+    files = [
+        state / "first-key",
+        state / "ca" / "ca.pem",
+        state / "ca" / "intermediate.pem",
+        tmp_path / "k" / "keys.json",
+    ]
     files.append(tmp_path / "p" / "pepper")
     before = [file.read_bytes() for file in files]
     again = first_run.prepare(state, config, {})
@@ -92,7 +98,10 @@ def test_certificates_are_for_the_hosts_and_from_the_ca(tmp_path: Path, config: 
     assert sorted(path.name for path in sds.iterdir()) == ["gateway.yaml", "intercept-openai.yaml"]
     assert (sds / "intercept-openai.yaml").read_bytes() != before
     assert stat.S_IMODE((sds / "intercept-openai.yaml").stat().st_mode) == 0o600
-    assert pki.load_ca(state / "ca")
+    leaf = leaves.read_leaf(sds / "intercept-openai.yaml")
+    assert leaves.names_of(leaf) == ("api.openai.com",)
+    leaf.verify_directly_issued_by(pki_chain.load_issuer(state / "ca").certificate)
+    assert leaf.not_valid_after_utc - dt.datetime.now(dt.UTC) <= dt.timedelta(days=1)
 
 
 def test_a_name_that_came_after_the_ca(tmp_path: Path, config: Config) -> None:
@@ -103,7 +112,66 @@ def test_a_name_that_came_after_the_ca(tmp_path: Path, config: Config) -> None:
         first_run.certificates(state, config, state / "envoy", ("gw.example",))
 
     assert "gw.example" in refused.value.path
+    assert "ca rotate root" in refused.value.hint
     assert f"move {state / 'ca'} away" in refused.value.hint
+
+
+def test_the_names_of_the_gateway_are_configured(tmp_path: Path) -> None:
+    """`interception.names` stand in its own certificate, and the CA may sign for them."""
+    text = TEXT + b"interception: {names: [llm.corp.example], leaf_life: 2h}\n"
+    config, state = load(text, "gateway.yaml", base=tmp_path), tmp_path / "st"
+    first_run.prepare(state, config, {})
+    first_run.certificates(state, config, state / "envoy")
+
+    leaf = leaves.read_leaf(state / "envoy" / "sds" / "gateway.yaml")
+    assert leaves.names_of(leaf) == ("localhost", "127.0.0.1", "::1", "llm.corp.example")
+    assert leaf.not_valid_after_utc - dt.datetime.now(dt.UTC) <= dt.timedelta(hours=2)
+
+
+def test_minted_leaves_are_in_no_file(tmp_path: Path) -> None:
+    """With minting, only the gateway's own certificate is written."""
+    config, state = load(TEXT + b"interception: {minting: true}\n", "gateway.yaml", base=tmp_path), tmp_path / "st"
+    first_run.prepare(state, config, {})
+    first_run.certificates(state, config, state / "envoy")
+
+    assert [path.name for path in (state / "envoy" / "sds").iterdir()] == ["gateway.yaml"]
+
+
+def test_a_ca_that_may_not_sign_for_loopback(tmp_path: Path) -> None:
+    """A corporate one: the gateway's certificate has its configured names alone; with none, the error says what to add."""
+    text = TEXT + b"interception: {names: [llm.corp.example]}\n"
+    config, state = load(text, "gateway.yaml", base=tmp_path), tmp_path / "st"
+    pki_chain.create_chain(state / "ca", pki_chain.ChainPlan("corp", ("api.openai.com", "llm.corp.example")))
+    first_run.certificates(state, config, state / "envoy")
+    assert leaves.names_of(leaves.read_leaf(state / "envoy" / "sds" / "gateway.yaml")) == ("llm.corp.example",)
+    with pytest.raises(ConfigError, match=r"interception\.names"):
+        first_run.certificates(state, load(TEXT, "gateway.yaml", base=tmp_path), state / "envoy")
+
+
+def test_a_ca_of_an_older_version_works_on(tmp_path: Path, config: Config) -> None:
+    """A root that signs leaves itself stays what apps trust, and signs on."""
+    state = tmp_path / "st"
+    old = pki.create_ca(state / "ca", "old", hosts=["api.openai.com", *first_run.GATEWAY_NAMES])
+    assert not first_run.prepare(state, config, {}).authority
+    first_run.certificates(state, config, state / "envoy")
+
+    leaf = leaves.read_leaf(state / "envoy" / "sds" / "intercept-openai.yaml")
+    leaf.verify_directly_issued_by(old.certificate)
+    assert old.pem in (state / "ca" / "bundle.pem").read_bytes()
+    assert not (state / "ca" / "intermediate.pem").exists()
+
+
+@pytest.mark.parametrize("file", ["intermediate.pem", "root.key"])
+def test_an_open_key_stops_the_start(tmp_path: Path, config: Config, file: str) -> None:
+    """The signing key, and the root's where it is here: the error names the file and the cure."""
+    state = tmp_path / "st"
+    first_run.prepare(state, config, {})
+    path = state / "ca" / file
+    path.chmod(0o640)
+    with pytest.raises(ConfigError) as refused:
+        first_run.prepare(state, config, {})
+
+    assert (refused.value.path, refused.value.hint) == (str(path), f"chmod 600 {path}")
 
 
 def test_credentials(tmp_path: Path) -> None:

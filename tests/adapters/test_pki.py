@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import ssl
 import stat
 import warnings
@@ -12,15 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
+from adapters.handshakes import handshake, resign, strict_client
 from extproc.adapters.pki import (
     Authority,
-    Leaf,
     create_ca,
     load_ca,
+    make_folder,
     public_roots,
     write_atomic,
     write_sds_certificate,
@@ -29,32 +29,6 @@ from extproc.adapters.pki import (
     write_sds_trust,
 )
 from extproc.errors import ConfigError
-
-
-def strict_client(ca_pem: bytes) -> ssl.SSLContext:
-    """A client that trusts only `ca_pem` and checks as Python 3.13 does by default."""
-    context = ssl.create_default_context(cadata=ca_pem.decode())
-    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
-
-
-def handshake(client: ssl.SSLContext, leaf: Leaf, name: str) -> None:
-    """A whole TLS handshake in memory; raises ssl.SSLError where a side refuses."""
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(to_client, to_server, server_hostname=name),
-        leaf.server_context().wrap_bio(to_server, to_client, server_side=True),
-    ]
-    for _ in range(10):
-        waiting = 0
-        for end in ends:
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                waiting += 1
-        if not waiting:
-            return
-    raise AssertionError("the handshake did not end")
 
 
 @pytest.fixture
@@ -99,7 +73,7 @@ class TestIssue:
         free = create_ca(tmp_path / "free", "test CA")
         stolen = Authority(free.certificate, authority.key).issue([host])
         # the authority key id of `free` does not match: rebuild it from the constrained CA's own identifier
-        forged = _resign(stolen, authority)
+        forged = resign(stolen, authority)
 
         with pytest.raises(ssl.SSLCertVerificationError, match=r"permitted|excluded"):
             handshake(strict_client(authority.pem), forged, host)
@@ -144,6 +118,13 @@ class TestIssue:
         assert longest.not_valid_after_utc == ca.certificate.not_valid_after_utc
         left = short.not_valid_after_utc - dt.datetime.now(dt.UTC)
         assert dt.timedelta(hours=23) < left <= dt.timedelta(days=1)
+
+    def test_nothing_is_signed_by_the_expired(self, tmp_path: Path) -> None:
+        """Also where it expired after it was loaded: a leaf that has ended already helps nobody."""
+        ca = create_ca(tmp_path, "old", days=-0.01)
+
+        with pytest.raises(ConfigError, match="expired"):
+            ca.issue(["a.b"])
 
     def test_repr_has_no_key(self, authority: Authority) -> None:
         """Printing a leaf shows no private key."""
@@ -300,21 +281,23 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
 
 
-def _resign(leaf: Leaf, authority: Authority) -> Leaf:
-    """The same leaf, signed in the name and with the key of `authority`, whatever its constraints say."""
-    old = x509.load_pem_x509_certificate(leaf.cert_pem)
-    builder = x509.CertificateBuilder(
-        authority.certificate.subject,
-        old.subject,
-        old.public_key(),
-        7,
-        old.not_valid_before_utc,
-        old.not_valid_after_utc,
-    )
-    subject_id = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    for extension in old.extensions:
-        value = extension.value
-        if isinstance(value, x509.AuthorityKeyIdentifier):
-            value = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_id)
-        builder = builder.add_extension(value, extension.critical)
-    return Leaf(builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM), leaf.key_pem)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_keeps_owners(tmp_path: Path) -> None:
+    """`sudo extproc ca` in a service user's state: what was that user's stays so, and what is new is that user's too."""
+    os.chown(tmp_path, 1234, 1235)
+    make_folder(tmp_path / "a" / "b")
+    write_atomic(tmp_path / "a" / "b" / "key", b"new")
+    other = tmp_path / "other"
+    other.write_bytes(b"old")
+    os.chown(other, 1300, 1301)
+    write_atomic(other, b"new")
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.rglob("*")}
+    assert owners == {"a": (1234, 1235), "b": (1234, 1235), "key": (1234, 1235), "other": (1300, 1301)}
+    assert stat.S_IMODE(other.stat().st_mode) == 0o600
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    """Not the temporary one beside it, which nobody asked for."""
+    with pytest.raises(FileNotFoundError) as refused:
+        write_atomic(tmp_path / "none" / "root.key", b"x")
+    assert refused.value.filename == str(tmp_path / "none" / "root.key")

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 
 from descriptors import ROOT, enums, envoy_binary, file_descriptors, merged, messages
-from extproc.adapters._pb import extproc_pb2, health_pb2
+from extproc.adapters._pb import extproc_pb2, health_pb2, secrets_pb2
 
 ENVOY_FILES = (
     "envoy/service/ext_proc/v3/external_processor.proto",
@@ -20,6 +20,13 @@ ENVOY_FILES = (
     "envoy/type/v3/http_status.proto",
 )
 HEALTH_FILE = "src/proto/grpc/health/v1/health.proto"
+SECRET_FILES = (
+    "envoy/service/discovery/v3/discovery.proto",
+    "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+    "envoy/extensions/transport_sockets/tls/v3/common.proto",
+    "envoy/config/core/v3/base.proto",
+    "google/rpc/status.proto",
+)
 
 F = FieldDescriptorProto
 # types that are read from and written to the same bytes for every value that we use
@@ -126,6 +133,23 @@ def test_the_health_protocol_is_envoys() -> None:
     ]
     assert signatures[0]
     assert signatures[0] <= signatures[1]
+
+
+def test_the_secret_discovery_protocol_is_envoys() -> None:
+    """The same for secrets.proto, and the one method of it that we serve."""
+    service_file = "envoy/service/secret/v3/sds.proto"
+    found = file_descriptors(envoy_binary(), SECRET_FILES)
+    ours = declared(secrets_pb2)
+    assert list(disagreements(ours, found)) == []
+    assert sum(len(message.field) for message in messages(ours).values()) > 15
+    assert service_method(envoy_binary().read_bytes(), service_file)
+
+
+def service_method(data: bytes, file: str) -> bool:
+    """Whether the binary's file of services, which has no message to be told by, names ours."""
+    start = data.find(b"\x0a" + bytes((len(file),)) + file.encode())
+    assert start >= 0
+    return b"SecretDiscoveryService" in data[start : start + 4000] and b"DeltaSecrets" in data[start : start + 4000]
 
 
 def test_nothing_else_shares_a_number_with_a_field_of_ours() -> None:

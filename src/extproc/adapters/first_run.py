@@ -1,19 +1,20 @@
 """What `up` makes on first use, and leaves alone ever after: pepper, redaction key, first key, CA, certificates.
 
-Leaves are short-lived and made anew at each start; Envoy takes a new one by the rename of its SDS file.
+Leaves are short-lived: made anew at each start, and renewed while the gateway runs (`leaves`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from extproc.adapters import pki
+from extproc.adapters import pki, pki_chain
 from extproc.adapters.keyfile import KeyFile, make_pepper
 from extproc.adapters.keys import Hasher, Owner, read_pepper
+from extproc.adapters.leaves import GATEWAY, INTERCEPT, Leaves, Wanted
 from extproc.adapters.redaction_key import make_redaction_key
 from extproc.config import Config
 from extproc.config.model import Keys
@@ -24,7 +25,7 @@ CA_FOLDER: Final = "ca"
 BUNDLE: Final = "bundle.pem"
 FIRST_KEY: Final = "first-key"
 GATEWAY_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-LEAF_DAYS: Final = 30.0
+CA_NAME: Final = "extproc interception CA"
 FIRST_OWNER: Final = Owner(team="demo", app="demo")
 
 
@@ -71,34 +72,51 @@ def check_pepper(keys: Keys) -> None:
 
 def _authority(state: Path, config: Config, names: tuple[str, ...]) -> bool:
     folder = state / CA_FOLDER
-    made = not (folder / pki.CA_CERTIFICATE).exists()
-    hosts = [host for provider in config.providers.values() for host in provider.hosts]
+    made = not pki_chain.exists(folder)
     if made:
-        pki.create_ca(folder, "extproc interception CA", hosts=[*hosts, *GATEWAY_NAMES, *names])
-    pki.write_atomic(folder / BUNDLE, pki.load_ca(folder).bundle(), mode=0o644)
+        # the root's key stays on this machine, so the root itself is bound to the hosts of today
+        hosts = dict.fromkeys((*provider_hosts(config), *gateway_names(config, names)))
+        pki_chain.create_chain(folder, pki_chain.ChainPlan(CA_NAME, tuple(hosts), bind_root=True))
+    pki.write_atomic(folder / BUNDLE, pki_chain.load_issuer(folder).bundle(), mode=0o644)
     return made
 
 
-def certificates(state: Path, config: Config, envoy: Path, names: tuple[str, ...] = ()) -> None:
-    """Write the SDS files of each provider's interception leaf and of the gateway's own names (plus `names`)."""
-    authority = pki.load_ca(state / CA_FOLDER)
-    sds = envoy / "sds"
-    sds.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, provider in config.providers.items():
-        if provider.hosts:
-            leaf = _leaf(state, authority, provider.hosts)
-            pki.write_sds_certificate(sds / f"intercept-{name}.yaml", f"intercept-{name}", leaf)
-    leaf = _leaf(state, authority, (*GATEWAY_NAMES, *names))
-    pki.write_sds_certificate(sds / "gateway.yaml", "gateway", leaf)
+def provider_hosts(config: Config) -> tuple[str, ...]:
+    """All hosts that apps call, each once."""
+    return tuple(dict.fromkeys(host for provider in config.providers.values() for host in provider.hosts))
 
 
-def _leaf(state: Path, authority: pki.Authority, hosts: Sequence[str]) -> pki.Leaf:
+def gateway_names(config: Config, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The gateway's own names, for base URLs over TLS; `names`: further ones."""
+    return (*GATEWAY_NAMES, *_further_names(config, names))
+
+
+def _further_names(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in (*config.interception.names, *names) if name not in GATEWAY_NAMES))
+
+
+def leaves(state: Path, config: Config, sds: Path, names: tuple[str, ...] = ()) -> Leaves:
+    """The SDS files of each provider's interception leaf (none where leaves are minted) and of the gateway's own names."""
+    providers = {} if config.interception.minting else config.providers
+    wanted = [Wanted(f"{INTERCEPT}{name}", tuple(p.hosts)) for name, p in providers.items() if p.hosts]
+    wanted.append(Wanted(GATEWAY, _further_names(config, names), GATEWAY_NAMES))
+    return Leaves(state / CA_FOLDER, sds, wanted, config.interception.leaf_life)
+
+
+def certificates(state: Path, config: Config, envoy: Path, names: tuple[str, ...] = ()) -> Leaves:
+    """Write the leaves into Envoy's folder; what is returned keeps them fresh. Raises `ConfigError`."""
+    kept = leaves(state, config, envoy / "sds", names)
     try:
-        return authority.issue(list(hosts), LEAF_DAYS)
-    except ConfigError as error:  # its names were fixed when it was made
-        folder = state / CA_FOLDER
-        hint = f"move {folder} away: the next start makes a CA with the names of today, which apps must then trust"
-        raise ConfigError(error.path, error.reason, hint) from None
+        kept.write()
+    except ConfigError as error:
+        if not error.path.startswith("hosts."):
+            raise
+        folder = state / CA_FOLDER  # the CA's hosts were fixed when it was made
+        hint = "extproc ca rotate intermediate, or where the root is bound as well: extproc ca rotate root"
+        raise ConfigError(
+            error.path, error.reason, f"{hint}; a CA that no app trusts yet: move {folder} away"
+        ) from None
+    return kept
 
 
 def credential(name: str, reference: SecretRef | None, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -7,29 +7,31 @@ Private keys are created with mode 0600 and appear by rename, so that no reader 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-import ipaddress
 import os
 import ssl
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import yaml
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from extproc.adapters.pki_files import check_ca, key_pem, read_bytes, read_certificates, read_key, to_pem
+from extproc.adapters.pki_names import constraints_of, general_name, name_constraints, permitted
 from extproc.errors import ConfigError
 
 CA_CERTIFICATE: Final = "ca.pem"
 CA_KEY: Final = "ca.key"
 _SECRET_TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type name
-_SKEW: Final = dt.timedelta(hours=1)  # a client whose clock is a little behind must accept a fresh certificate
+SKEW: Final = dt.timedelta(hours=1)  # a client whose clock is a little behind must accept a fresh certificate
 _COMMON_NAME_LIMIT: Final = 64  # ub-common-name, RFC 5280 appendix A.1
 _SYSTEM_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine
@@ -61,79 +63,150 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A root that signs leaves directly (path length 0)."""
+    """What signs leaves: a root by itself, or an intermediate.
+
+    `chain`: what a server sends after the leaf, the issuing certificate first, without the root; empty where the root
+    signs. `roots`: what clients trust; empty: `certificate`.
+    """
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...] = ()
+    roots: tuple[x509.Certificate, ...] = ()
 
     @property
     def pem(self) -> bytes:
-        """The CA certificate, PEM: what an app has to trust."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        """The root certificates, PEM: what an app has to trust."""
+        return to_pem(*(self.roots or (self.certificate,)))
+
+    @property
+    def end(self) -> dt.datetime:
+        """When the first certificate on the way to the root ends: nothing signed here is good for longer."""
+        return min(certificate.not_valid_after_utc for certificate in (self.certificate, *self.chain))
+
+    def check_host(self, host: str) -> x509.DNSName | x509.IPAddress:
+        """The name as it stands in a certificate. Raises ConfigError for a bad one, or one that this CA may not sign for."""
+        name = general_name(host)
+        for certificate in dict.fromkeys((self.certificate, *self.chain)):
+            constraints = constraints_of(certificate)
+            if constraints is not None and not permitted(name, constraints):
+                hint = (
+                    "sign for it with a new intermediate (extproc ca rotate intermediate) or a new CA (extproc ca init)"
+                )
+                raise ConfigError(f"hosts.{host}", "this CA may not sign for that host (name constraints)", hint)
+        return name
+
+    def may_sign(self, host: str) -> bool:
+        """Whether clients would take a leaf for the host."""
+        try:
+            self.check_host(host)
+        except ConfigError:
+            return False
+        return True
 
     def issue(self, hosts: Sequence[str], days: float = 30) -> Leaf:
-        """A leaf (EC P-256) for DNS names, wildcards and IP addresses; the first DNS name is its common name.
+        """A leaf (EC P-256) for DNS names, wildcards and IP addresses, with `chain`; its common name is the first DNS name.
 
-        It ends with the CA at the latest. Raises ConfigError for no host, a bad name, or one that the CA's name
-        constraints exclude: every client would refuse such a leaf, with an error that is hard to read.
+        It ends with the CA at the latest. Raises ConfigError for no host, a bad name, an expired CA, or a name that the
+        CA's constraints exclude: every client would refuse such a leaf, with an error that is hard to read.
         """
         if not hosts:
             raise ConfigError("hosts", "a certificate needs at least one host", "name the hosts that apps call")
-        names = [_general_name(host) for host in hosts]
-        constraints = _constraints(self.certificate)
-        for host, name in zip(hosts, names, strict=True):
-            if constraints is not None and not _permitted(name, constraints):
-                hint = "make a new CA whose hosts include it: extproc ca init"
-                raise ConfigError(f"hosts.{host}", "this CA may not sign for that host (name constraints)", hint)
+        names = [self.check_host(host) for host in hosts]
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
-        end = min(now + dt.timedelta(days=days), self.certificate.not_valid_after_utc)
+        if self.end <= now:
+            raise ConfigError("ca", "the CA, or one above it, has expired", "extproc ca status says which")
+        end = min(now + dt.timedelta(days=days), self.end)
         # an address is no common name: OpenSSL holds it against the CA's DNS constraints
         common = [
             name.value for name in names if isinstance(name, x509.DNSName) and len(name.value) <= _COMMON_NAME_LIMIT
         ]
         subject = [x509.NameAttribute(NameOID.COMMON_NAME, value) for value in common[:1]]
-        builder = _builder(x509.Name(subject), self.certificate.subject, key.public_key(), (now - _SKEW, end))
+        builder = _builder(x509.Name(subject), self.certificate.subject, key.public_key(), (now - SKEW, end))
         # 4.2.1.6: an empty subject makes the alternative name critical
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not subject)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         builder = builder.add_extension(_authority_id(self.certificate), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
-        return Leaf(certificate.public_bytes(serialization.Encoding.PEM), _key_pem(key))
+        return Leaf(to_pem(certificate, *self.chain), key_pem(key))
 
     def bundle(self, extra: Path | None = None) -> bytes:
         """Public roots, then the certificates of `extra` (a PEM file), then this CA: a file for `SSL_CERT_FILE`."""
         parts = [public_roots()]
         if extra is not None:
-            parts.append(_read(extra))
+            parts.append(read_bytes(extra))
         return b"".join(part.rstrip(b"\n") + b"\n" for part in (*parts, self.pem))
 
 
-def create_ca(folder: Path, common_name: str, *, hosts: Sequence[str] = (), days: float = 3650) -> Authority:
-    """Make a CA in `folder` (`ca.pem`, `ca.key`) and return it. An existing one is never overwritten (ConfigError).
+@dataclass(frozen=True, slots=True)
+class CaShape:
+    """A CA to make. `hosts`: all that it may vouch for (none: anything). `path_length`: how many CAs may stand below it."""
 
-    With `hosts` the CA carries critical name constraints (4.2.1.10): these DNS names and their subdomains, these
-    addresses, nothing else, so that a stolen CA key cannot impersonate the rest of the Internet.
+    name: str
+    hosts: tuple[str, ...] = ()
+    days: float = 3650
+    path_length: int = 0
+
+    def extend(self, builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+        """The builder with the extensions of such a CA. Critical name constraints (4.2.1.10) where there are hosts."""
+        basic = x509.BasicConstraints(ca=True, path_length=self.path_length)
+        builder = builder.add_extension(basic, critical=True)
+        builder = builder.add_extension(key_usage(signs_certificates=True), critical=True)
+        if self.hosts:
+            builder = builder.add_extension(name_constraints(self.hosts), critical=True)
+        return builder
+
+    @property
+    def subject(self) -> x509.Name:
+        """Its name."""
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name[:_COMMON_NAME_LIMIT])])
+
+
+def make_ca(shape: CaShape, signer: Authority | None = None) -> Authority:
+    """A new CA (EC P-256): a root, or an intermediate that `signer` signs, which may serve TLS servers only.
+
+    Raises ConfigError for a host that is none, or that the signer may not vouch for.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    if signer is None:
+        return Authority(_sign_ca(shape, key.public_key(), shape.subject, key), key)
+    for host in shape.hosts:
+        signer.check_host(host.removeprefix("*."))
+    certificate = _sign_ca(shape, key.public_key(), signer.certificate.subject, signer)
+    return Authority(certificate, key, (certificate, *signer.chain), signer.roots or (signer.certificate,))
+
+
+def _sign_ca(
+    shape: CaShape, key: ec.EllipticCurvePublicKey, issuer: x509.Name, signer: Authority | ec.EllipticCurvePrivateKey
+) -> x509.Certificate:
+    now = dt.datetime.now(dt.UTC)
+    end = now + dt.timedelta(days=shape.days)
+    if isinstance(signer, Authority):
+        builder = _builder(shape.subject, issuer, key, (now - SKEW, min(end, signer.end)))
+        # 4.2.1.12: clients hold what stands below to it as well
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        builder = builder.add_extension(_authority_id(signer.certificate), critical=False)
+        return shape.extend(builder).sign(signer.key, hashes.SHA256())
+    builder = _builder(shape.subject, issuer, key, (now - SKEW, end))
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key), critical=False)
+    return shape.extend(builder).sign(signer, hashes.SHA256())
+
+
+def create_ca(folder: Path, common_name: str, *, hosts: Sequence[str] = (), days: float = 3650) -> Authority:
+    """Make a root that signs leaves itself in `folder` (`ca.pem`, `ca.key`). One that is there stays (ConfigError).
+
+    With `hosts` it carries critical name constraints: these DNS names and their subdomains, these addresses, nothing
+    else, so that a stolen key cannot impersonate the rest of the Internet. `pki_chain` makes a root with an intermediate.
     """
     for name in (CA_CERTIFICATE, CA_KEY):
         if (folder / name).exists():
             raise ConfigError(str(folder / name), "there is a CA already", "use it, or move it away to make a new one")
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = dt.datetime.now(dt.UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_COMMON_NAME_LIMIT])])
-    builder = _builder(subject, subject, key.public_key(), (now - _SKEW, now + dt.timedelta(days=days)))
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
-    builder = builder.add_extension(
-        x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
-    )
-    if hosts:
-        builder = builder.add_extension(_name_constraints(hosts), critical=True)
-    authority = Authority(builder.sign(key, hashes.SHA256()), key)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / CA_KEY, _key_pem(key))
+    authority = make_ca(CaShape(common_name, tuple(hosts), days))
+    make_folder(folder)
+    write_atomic(folder / CA_KEY, key_pem(authority.key))
     write_atomic(folder / CA_CERTIFICATE, authority.pem, mode=0o644)
     return authority
 
@@ -144,28 +217,10 @@ def load_ca(folder: Path) -> Authority:
     Raises ConfigError, with the cure, where a file is missing or unreadable, the key can be read by group or others,
     key and certificate do not belong together, or the certificate is not a CA or has expired.
     """
-    key_path, certificate_path = folder / CA_KEY, folder / CA_CERTIFICATE
-    pem, key_pem = _read(certificate_path), _read(key_path)
-    mode = stat.S_IMODE(key_path.stat().st_mode)
-    if mode & 0o077:
-        raise ConfigError(
-            str(key_path), f"the CA key is open to other users (mode {mode:04o})", f"chmod 600 {key_path}"
-        )
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-        key = serialization.load_pem_private_key(key_pem, password=None)
-    except (ValueError, TypeError) as error:
-        # from None: a parser's message may quote what it read
-        raise ConfigError(
-            str(folder), f"not a PEM certificate with its unencrypted key ({type(error).__name__})"
-        ) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise ConfigError(str(key_path), "not the (EC) key of the certificate beside it", "restore the pair together")
-    if not _is_ca(certificate):
-        raise ConfigError(str(certificate_path), "not a CA certificate", "make one with: extproc ca init")
-    if certificate.not_valid_after_utc <= dt.datetime.now(dt.UTC):
-        raise ConfigError(str(certificate_path), "the CA has expired", "move it away and run: extproc ca init")
-    return Authority(certificate, key)
+    certificate, *others = read_certificates(folder / CA_CERTIFICATE)
+    key = read_key(folder / CA_KEY)
+    check_ca(certificate, key, folder / CA_CERTIFICATE)
+    return Authority(certificate, key, roots=(certificate, *others))
 
 
 def public_roots() -> bytes:
@@ -186,18 +241,50 @@ def public_roots() -> bytes:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` by rename, with `mode` from the start: a reader (and Envoy's watch) sees the old file or the new."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp creates with 0600
+    """Write `data` by rename, with `mode` from the start: a reader (and Envoy's watch) sees the old file or the new.
+
+    Run by root, the file keeps its owner, and a new one gets its folder's: what `sudo extproc ca` writes into the state of
+    a service user must stay readable to the gateway. Raises OSError, with `path` as its file.
+    """
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp creates with 0600
         with os.fdopen(handle, "wb") as file:
+            _give(file.fileno(), path if path.exists() else path.parent)
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder (0700) and those above it. Run by root, they belong to the owner of the one that was there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in missing:
+        _give(folder, missing[-1].parent)
+
+
+def _give(target: int | Path, like: Path) -> None:
+    if os.geteuid() == 0:
+        owner = like.stat()
+        with contextlib.suppress(PermissionError):  # root of a container may have no right to: then it stays root's
+            os.chown(target, owner.st_uid, owner.st_gid)
+
+
+def group_shares(folder: Path) -> bool:
+    """Whether a folder is made for its group to read: set-group-ID, and open to the group.
+
+    So Kubernetes makes a volume for a pod with `fsGroup` (kubelet: `rwxrws---` at least). A folder that we make is not.
+    """
+    mode = folder.stat().st_mode
+    shared = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP
+    return mode & shared == shared
 
 
 def write_sds_certificate(path: Path, name: str, leaf: Leaf) -> None:
@@ -236,14 +323,9 @@ def write_sds_trust(path: Path, name: str, roots: bytes) -> None:
 
 def _write_sds(path: Path, name: str, secret: Mapping[str, object]) -> None:
     resource = {"@type": _SECRET_TYPE, "name": name, **secret}
-    write_atomic(path, yaml.safe_dump({"resources": [resource]}, sort_keys=False, width=1000).encode())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read ({error.strerror})", "make a CA with: extproc ca init") from error
+    data = yaml.safe_dump({"resources": [resource]}, sort_keys=False, width=1000).encode()
+    # Envoy of another user reads it through the group of a folder that was made for that
+    write_atomic(path, data, mode=0o640 if group_shares(path.parent) else 0o600)
 
 
 def _builder(
@@ -261,7 +343,7 @@ def _builder(
     )
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     """4.2.1.3: a CA signs certificates and nothing else; an EC leaf signs handshakes."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
@@ -276,76 +358,10 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    plain = serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-
-
 def _authority_id(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """4.2.1.1: equal to the subject key identifier of the CA, so that a client finds the right one of two."""
-    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    try:
+        identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:  # a CA that is not ours may lack it: lenient clients match by name then
+        identifier = x509.SubjectKeyIdentifier.from_public_key(ca.public_key())
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
-
-
-def _constraints(certificate: x509.Certificate) -> x509.NameConstraints | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _general_name(host: str) -> x509.DNSName | x509.IPAddress:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return x509.DNSName(_dns(host))
-    except ValueError:
-        raise ConfigError(
-            f"hosts.{host}", "not a host name or an IP address", "write names in ASCII (A-labels)"
-        ) from None
-
-
-def _dns(host: str) -> str:
-    labels = host.removeprefix("*.").split(".")
-    if len(host) > 253 or not all(_is_label(label) for label in labels):
-        raise ValueError
-    return host.lower()
-
-
-def _is_label(label: str) -> bool:
-    plain = label.replace("-", "").replace("_", "")
-    return 0 < len(label) <= 63 and plain.isascii() and plain.isalnum() and label[0] != "-" and label[-1] != "-"
-
-
-def _name_constraints(hosts: Iterable[str]) -> x509.NameConstraints:
-    """A type of name without a permitted subtree is unconstrained (4.2.1.10): without addresses, all are excluded."""
-    permitted: list[x509.GeneralName] = []
-    for host in hosts:
-        name = _general_name(host.removeprefix("*."))
-        if isinstance(name, x509.IPAddress):
-            name = x509.IPAddress(ipaddress.ip_network(host))
-        permitted.append(name)
-    everything = [x509.IPAddress(ipaddress.ip_network(net)) for net in ("0.0.0.0/0", "::/0")]
-    with_addresses = any(isinstance(name, x509.IPAddress) for name in permitted)
-    if not any(isinstance(name, x509.DNSName) for name in permitted):
-        permitted.append(x509.DNSName("invalid"))  # RFC 2606: permits a name that cannot exist, so no DNS name at all
-    return x509.NameConstraints(permitted, None if with_addresses else everything)
-
-
-def _permitted(name: x509.DNSName | x509.IPAddress, constraints: x509.NameConstraints) -> bool:
-    allowed = constraints.permitted_subtrees or []
-    if isinstance(name, x509.DNSName):
-        trees = [tree.value for tree in allowed if isinstance(tree, x509.DNSName)]
-        plain = name.value.removeprefix("*.")
-        return not trees or any(plain == tree or plain.endswith("." + tree) for tree in trees)
-    networks = [ipaddress.ip_network(str(tree.value)) for tree in allowed if isinstance(tree, x509.IPAddress)]
-    return not allowed or any(ipaddress.ip_address(str(name.value)) in network for network in networks)

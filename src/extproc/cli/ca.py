@@ -8,27 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from extproc.adapters import pki
+from extproc.adapters import pki, pki_chain, pki_corporate
+from extproc.adapters.first_run import CA_NAME, gateway_names, provider_hosts
+from extproc.cli import ca_change
+from extproc.cli.ca_place import ca_folder, configuration, write_bundle
 from extproc.cli.output import OK, add_json, fail, print_json, say
-from extproc.cli.place import BUNDLE, CA_FOLDER, add_place, config_path, read_config, state_folder
+from extproc.cli.place import BUNDLE, CA_FOLDER, add_place
 from extproc.errors import ConfigError
 
 NAME: Final = "ca"
-HELP: Final = "make the gateway's certificate authority, issue certificates, write the bundle that apps trust"
+HELP: Final = (
+    "make the gateway's certificate authority, issue and rotate certificates, write the bundle that apps trust"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    init = actions.add_parser("init", help="make the authority, able to sign for the configured hosts only")
-    init.add_argument(
-        "hosts", nargs="*", metavar="HOST", help="hosts it may sign for (default: those of the configuration)"
-    )
-    init.add_argument("--name", default="extproc gateway CA", help="common name of the authority")
-    init.add_argument("--days", type=float, default=3650.0, help="life in days (default: 3650)")
-    issue = actions.add_parser("issue", help="issue a server certificate")
+    made = [_init_arguments(actions.add_parser("init", help="make a root, and an intermediate for the hosts only"))]
+    issue = actions.add_parser("issue", help="issue a server certificate with its chain")
     issue.add_argument("hosts", nargs="+", metavar="HOST", help="hosts of the certificate; the first names its files")
-    issue.add_argument("--days", type=float, default=30.0, help="life in days (default: 30)")
+    issue.add_argument("--days", type=float, default=1.0, help="life in days (default: 1)")
     issue.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write HOST.pem and HOST.key (default: the CA's)"
     )
@@ -37,81 +37,121 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="FILE", help=f"where to write, - for standard output (default: {BUNDLE} of the CA)"
     )
     bundle.add_argument("--extra", type=Path, metavar="PEM", help="a file of further authorities to add")
-    for action in (init, issue, bundle):
+    made += [issue, bundle, *ca_change.add_actions(actions)]
+    for action in made:
         add_place(action)
         add_json(action)
         action.add_argument("--folder", type=Path, help=f"the CA's folder (default: {CA_FOLDER} of the state folder)")
+
+
+def _init_arguments(init: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    init.add_argument(
+        "hosts",
+        nargs="*",
+        metavar="HOST",
+        help="all that the intermediate may sign for (default: the hosts of the configuration and the gateway's own names)",
+    )
+    init.add_argument("--name", default=CA_NAME, help=f"common name of the authority (default: {CA_NAME})")
+    init.add_argument("--days", type=float, default=pki_chain.ROOT_DAYS, help="life of the root (default: 3650)")
+    init.add_argument(
+        "--intermediate-days",
+        type=float,
+        default=pki_chain.INTERMEDIATE_DAYS,
+        help="life of the intermediate (default: 365)",
+    )
+    init.add_argument(
+        "--root-key",
+        type=Path,
+        metavar="FILE",
+        help="where to write the root's key (default: root.key in the CA's folder)",
+    )
+    init.add_argument(
+        "--bind-root",
+        action="store_true",
+        help="let the root too vouch for these hosts only: for a root whose key stays here; a further host then needs a new root",
+    )
+    return init
 
 
 def run(args: argparse.Namespace) -> int:
     """Perform the action; 0 if it was done."""
     actions: dict[str, Callable[[argparse.Namespace], None]] = {"init": _init, "issue": _issue, "bundle": _bundle}
     try:
-        actions[args.action](args)
+        (actions | ca_change.ACTIONS)[args.action](args)
     except (ConfigError, OSError) as error:
         return fail(error, as_json=args.json)
     return OK
 
 
-def ca_folder(args: argparse.Namespace) -> Path:
-    """Name the folder of the authority."""
-    given: Path | None = getattr(args, "folder", None)
-    return given or state_folder(args) / CA_FOLDER
-
-
 def _init(args: argparse.Namespace) -> None:
     folder = ca_folder(args)
-    hosts = list(args.hosts) or _configured_hosts(args)
-    pki.create_ca(folder, args.name, hosts=hosts, days=args.days)
-    certificate, key = folder / pki.CA_CERTIFICATE, folder / pki.CA_KEY
+    hosts = tuple(args.hosts) or _configured_hosts(args)
+    plan = pki_chain.ChainPlan(args.name, hosts, args.bind_root, args.days, args.intermediate_days, args.root_key)
+    pki_chain.create_chain(folder, plan)
+    certificate, key = folder / pki.CA_CERTIFICATE, args.root_key or folder / pki_chain.ROOT_KEY
+    intermediate = folder / pki_chain.INTERMEDIATE
     if args.json:
-        print_json({"certificate": str(certificate), "key": str(key), "hosts": hosts})
+        files = {"certificate": str(certificate), "root_key": str(key), "intermediate": str(intermediate)}
+        print_json({**files, "hosts": hosts, "root_bound": args.bind_root})
         return
-    say(f"made {certificate} (apps trust it) and {key} (keep it secret); it signs for {', '.join(hosts)} only")
+    say(f"made {certificate}: the root, which apps trust")
+    say(f"     {intermediate}: signs certificates for {', '.join(hosts)} only; its key is in it, keep it secret")
+    say(
+        f"     {key}: the root's key. The gateway does not need it: take it offline now (a safe, a token), and bring it"
+    )
+    say("     for a minute when the intermediate has to be made anew (extproc ca rotate intermediate --root-key FILE)")
     print(certificate)
 
 
-def _configured_hosts(args: argparse.Namespace) -> list[str]:
+def _configured_hosts(args: argparse.Namespace) -> tuple[str, ...]:
     """Without hosts the authority could speak for the whole Internet, so they are not optional."""
-    path = config_path(args)
-    if path is None:
+    config = configuration(args)
+    if config is None:
         raise ConfigError(
             "hosts", "there is no configuration to take the hosts from", "name them: ca init api.openai.com"
         )
-    hosts = [host for provider in read_config(path).providers.values() for host in provider.hosts]
+    hosts = provider_hosts(config)
     if not hosts:
         raise ConfigError("providers", "none has hosts", "name the hosts: ca init api.openai.com")
-    return hosts
+    return (*hosts, *gateway_names(config))
 
 
 def _issue(args: argparse.Namespace) -> None:
-    authority = pki.load_ca(ca_folder(args))
+    authority = pki_chain.load_issuer(ca_folder(args))
     leaf = authority.issue(args.hosts, args.days)
     folder: Path = args.out or ca_folder(args)
     stem = args.hosts[0].replace("*", "_").replace(":", "_")
     certificate, key = folder / f"{stem}.pem", folder / f"{stem}.key"
-    if {certificate.name, key.name} & {pki.CA_CERTIFICATE, pki.CA_KEY}:
+    taken = {
+        pki.CA_CERTIFICATE,
+        pki.CA_KEY,
+        pki_chain.INTERMEDIATE,
+        pki_chain.ROOT_KEY,
+        pki_corporate.REQUEST_KEY,
+        BUNDLE,
+    }
+    if {certificate.name, key.name} & taken:
         raise ConfigError("hosts", f"{certificate.name} would overwrite the authority", "write elsewhere with --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    pki.make_folder(folder)
     pki.write_atomic(key, leaf.key_pem)
     pki.write_atomic(certificate, leaf.cert_pem, mode=0o644)
     if args.json:
         print_json({"certificate": str(certificate), "key": str(key), "hosts": args.hosts})
         return
-    say(f"issued {certificate} with {key} for {', '.join(args.hosts)}")
+    say(f"issued {certificate} (with its chain) and {key} for {', '.join(args.hosts)}")
     print(certificate)
 
 
 def _bundle(args: argparse.Namespace) -> None:
     folder = ca_folder(args)
-    data = pki.load_ca(folder).bundle(args.extra)
     if args.out == "-":
+        data = pki_chain.load_issuer(folder).bundle(args.extra)
         sys.stdout.write(data.decode("utf-8", "replace"))  # comments between certificates may be in any encoding
         return
     path = Path(args.out) if args.out else folder / BUNDLE
-    pki.write_atomic(path, data, mode=0o644)
+    count = write_bundle(folder, path, args.extra)
     if args.json:
-        print_json({"bundle": str(path), "certificates": data.count(b"-----BEGIN CERTIFICATE-----")})
+        print_json({"bundle": str(path), "certificates": count})
         return
-    say(f"wrote {data.count(b'-----BEGIN CERTIFICATE-----')} certificates")
+    say(f"wrote {count} certificates")
     print(path)

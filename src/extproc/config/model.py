@@ -20,6 +20,7 @@ from extproc.config.units import (
     Duration,
     FilePath,
     Glob,
+    Host,
     ModelName,
     Name,
     SecretRef,
@@ -130,6 +131,25 @@ class Labels(Section):
     )
 
 
+class Interception(Section):
+    """The certificates that stand in for the vendors'."""
+
+    leaf_life: Duration = Field(
+        default=86_400.0,
+        ge=60,
+        le=7_776_000,
+        description="Life of a certificate; it is renewed after two thirds of it.",
+    )
+    names: tuple[Host, ...] = Field(
+        default=(), max_length=100, description="Further names of this gateway itself, for base URLs over TLS."
+    )
+    minting: bool = Field(
+        default=False,
+        description="Make each certificate when the first app asks for its name, in memory only, instead of files. Envoy then"
+        " has one filter chain for all hosts, and a name that is no host of a provider ends in a TLS alert.",
+    )
+
+
 class Workers(Section):
     """The sidecar's processes."""
 
@@ -170,6 +190,9 @@ class Config(Section):
     )
     quotas: Quotas | None = Field(default=None, description="Limits and budgets. Nothing written: nothing is limited.")
     pricing: Pricing = Field(default=Pricing(), description="What tokens cost.")
+    interception: Interception = Field(
+        default=Interception(), description="The certificates that stand in for the vendors'."
+    )
     workers: Workers = Field(default=Workers(), description="The sidecar's processes.")
     metrics: Metrics = Field(default=Metrics(), description="The Prometheus endpoint.")
     log: Log = Field(default=Log(), description="The log.")

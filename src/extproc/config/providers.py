@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -21,6 +22,8 @@ from extproc.config.units import (
     bad,
 )
 
+_PROXY: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?):\d{1,5}")
+
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) != len(values):
@@ -37,16 +40,43 @@ def _price(value: Decimal) -> Decimal:
 Price = Annotated[Decimal, AfterValidator(_price), Kind("US dollars per million tokens")]
 
 
-class Upstream(Section):
-    """Another place for a provider's calls: a test vendor, a private link."""
+def _proxy(value: str) -> str:
+    host = value.removeprefix("http://").removesuffix("/")
+    if (
+        not value.startswith("http://")
+        or _PROXY.fullmatch(host) is None
+        or not 0 < int(host.rpartition(":")[2]) < 65536
+    ):
+        raise bad("is not an HTTP proxy", "write scheme, host and port, without credentials: http://proxy.example:3128")
+    return f"http://{host}"
 
-    address: Address = Field(description="Host and port to connect to, by TLS.")
+
+ProxyUrl = Annotated[str, AfterValidator(_proxy), Kind("http://host:port")]
+
+
+class Upstream(Section):
+    """Another way for a provider's calls: a test vendor, a private link, a corporate egress proxy."""
+
+    address: Address | None = Field(
+        default=None, description="Host and port to connect to, by TLS; default: the first host, port 443."
+    )
     ca: FilePath | None = Field(
         default=None, description="CA certificate (PEM) that signs the upstream; default: the system's."
     )
     server_name: Host | None = Field(
         default=None, description="Name asked for by SNI and required in the certificate; default: the first host."
     )
+    proxy: ProxyUrl | None = Field(
+        default=None,
+        description="HTTP proxy that the address is asked for with CONNECT. TLS goes through it to the provider; it may decide "
+        "by name, and the gateway needs no outside DNS. One that wants credentials is not supported.",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.address is None and self.proxy is None:
+            raise bad("has neither `address` nor `proxy`", "give one of them, or leave `upstream` out")
+        return self
 
 
 class Provider(Section):
