@@ -27,11 +27,12 @@ from typing import Any
 import yaml
 
 from extproc.adapters.pki import create_ca
+from extproc.cli.ports import PORTS
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 HOST = "api.openai.com"
-ENTRIES = ("intercept", "connect", "base_url", "base_url_tls", "redirect", "admin")
+ENTRIES = tuple(PORTS)
 VARIANTS = ("plain", "noop", "ours")
 MAX_BODY = 32 << 20
 

@@ -69,6 +69,33 @@ async def test_drain_has_a_limit(tmp_path: Path) -> None:
     assert await asyncio.wait_for(envoy.ended(), 5) == -15
 
 
+async def test_a_log_that_has_grown_is_renamed_and_opened_again(tmp_path: Path) -> None:
+    """The earlier part stays beside it, one of them; Envoy is told; a small log and a missing one are left alone."""
+    heard = "import signal; signal.signal(signal.SIGUSR1, lambda *_: print('USR1', flush=True))\n"
+    envoy, _ = make(tmp_path, "0", code=heard + ADMIN)
+    await envoy.start()
+    log, earlier = tmp_path / "run" / "access.log", tmp_path / "run" / "access.log.1"
+    task = asyncio.ensure_future(envoy.rotate(log, largest=10, pause=0.02))
+
+    async def gone() -> None:
+        while log.exists():
+            await asyncio.sleep(0.02)
+
+    try:
+        for text in ("a" * 11, "b" * 11):
+            await asyncio.sleep(0.1)
+            log.write_text(text)
+            await asyncio.wait_for(gone(), 5)
+            assert earlier.read_text() == text
+        log.write_text("small")
+        await asyncio.sleep(0.2)
+        assert (log.read_text(), task.done()) == ("small", False)
+    finally:
+        task.cancel()
+        envoy.kill()
+    assert (tmp_path / "run" / "envoy.log").read_text().splitlines().count("USR1") == 2
+
+
 async def test_a_start_that_fails_tells_what_envoy_said(tmp_path: Path) -> None:
     """The critical lines of its own log are in the reason."""
     code = "import sys; print('[x][critical][main] cannot bind 127.0.0.1:8443'); sys.exit(1)"

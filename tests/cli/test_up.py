@@ -17,7 +17,7 @@ import pytest
 from envoy.machine import free_ports
 from extproc.adapters.envoy_binary import find_envoy
 from extproc.cli.main import main
-from extproc.cli.ports import PORTS, check_free, chosen
+from extproc.cli.ports import PORTS, check_free, chosen, counterpart
 from extproc.cli.starter import STARTER
 from extproc.errors import ConfigError
 
@@ -49,7 +49,7 @@ def up(folder: Path, options: list[str]) -> Iterator[Path]:
             cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 110
         while "is up" not in out.read_text():
             assert process.poll() is None, out.read_text()
             assert time.monotonic() < deadline, out.read_text()
@@ -62,6 +62,25 @@ def up(folder: Path, options: list[str]) -> Iterator[Path]:
         if process.poll() is None:
             process.terminate()
             process.wait(30)
+
+
+@pytest.mark.envoy
+def test_an_access_log_that_has_grown_is_set_aside(empty: Path) -> None:
+    """Before it fills the disk: the earlier part stays beside it, and Envoy writes the next lines to a new file."""
+    options = free()
+    with up(empty, options):
+        log = empty / "state" / "envoy" / "run" / "access.log"
+        os.truncate(log, 257 << 20)  # without using the disk
+        connect = next(word for word in options if word.startswith("connect=")).partition("=")[2]
+        until = time.monotonic() + 30
+        while not log.with_name("access.log.1").exists():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert log.with_name("access.log.1").stat().st_size >= 257 << 20
+        assert main(["try", "--proxy", f"127.0.0.1:{connect}"]) == 0
+        while not log.exists() or '"request"' not in log.read_text():  # Envoy opens it for its next lines
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 @pytest.mark.envoy
@@ -127,6 +146,20 @@ def test_an_address_of_nobody_here() -> None:
     with pytest.raises(ConfigError) as refused:
         check_free("192.0.2.1", {"connect": free_ports(1)[0]})
     assert refused.value.path == "--bind"
+
+
+def test_redirected_entries_listen_in_both_families() -> None:
+    """Where this machine has the other one; a port that somebody has there is told. An address of its own has no counterpart."""
+    assert counterpart("192.0.2.1") is None
+    if counterpart("127.0.0.1") is None:
+        pytest.skip("this machine has no IPv6")
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        check_free("127.0.0.1", {"base_url": port})
+        with pytest.raises(ConfigError, match="is in use on ::1"):
+            check_free("127.0.0.1", {"trap": port})
 
 
 def test_no_envoy(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from extproc.sim.vendors import Vendors
 T = TypeVar("T")
 
 HOSTS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}
-ENTRIES = ("intercept", "connect", "base_url", "base_url_tls", "redirect", "admin")
+ENTRIES = ("intercept", "connect", "base_url", "base_url_tls", "redirect", "trap", "admin")
 
 CONFIG = """
 version: 1
@@ -95,6 +95,10 @@ class SimThread:
             settings = Settings(vendors=vendors, certificate=self._authority.issue([host]), keep=5000, alpn=self._alpn)
             self.sims[api] = Simulator(settings=settings)
             self.call(self.sims[api].start())
+
+    def discard(self) -> None:
+        """Give up what was never started."""
+        self._loop.close()
 
     def call(self, work: Any, timeout: float = 20) -> Any:
         """Run a coroutine on the simulators' loop."""

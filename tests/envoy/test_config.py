@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from extproc.adapters.envoy_binary import envoy_version, find_envoy, validate
-from extproc.adapters.envoy_files import Node, ProviderFacts, flatten, http_managers, read_resources, read_yaml, walk
+from extproc.adapters.envoy_files import (
+    Node,
+    ProviderFacts,
+    flatten,
+    http_managers,
+    listeners,
+    read_resources,
+    read_yaml,
+    walk,
+)
 from extproc.adapters.envoy_render import Address, Overrides, Upstream, render
 from extproc.adapters.pki import create_ca, write_sds_certificate, write_sds_secret
 from extproc.errors import ConfigError
@@ -163,6 +172,13 @@ def test_statistics_are_bounded_and_take_their_tags_from_the_policy_stage() -> N
     for scope in scopes:
         assert "sharing_name" not in scope
         assert any(key in scope for key in ("max_counters", "max_gauges", "max_histograms"))
-    formats = {t["value_format"] for m in walk(bootstrap()) if "stat" in m for t in m["stat"]["tags"]}
+    trap = [
+        c for c in listeners(bootstrap()) if c["name"] == "trap"
+    ]  # it counts what strangers sent, under a cap of its own
+    strangers = {t["value_format"] for m in walk(trap) if "stat" in m for t in m["stat"]["tags"]}
+    others = [c for c in listeners(bootstrap()) if c["name"] != "trap"]
+    formats = {t["value_format"] for m in walk(others) if "stat" in m for t in m["stat"]["tags"]}
+    assert len(strangers) == 3
+    assert all(m["stats_scope"]["max_counters"] <= 500 for m in walk(trap) if "stats_scope" in m)
     allowed = ("%DYNAMIC_METADATA(llm:", "%FILTER_CHAIN_NAME%")
     assert all(f.startswith(allowed) or f.isidentifier() for f in formats), formats

@@ -28,6 +28,7 @@ from extproc.adapters.envoy_files import (
     secret_references,
     walk,
 )
+from extproc.adapters.envoy_minting import mints
 from extproc.errors import ConfigError
 
 # shapes of keys that vendors issue, of PEM keys and of written-out bearer tokens; a check for accidents, not a vault
@@ -106,8 +107,8 @@ def _names(gateway: GatewayFacts, bootstrap: Node) -> Iterator[ConfigError]:
         chains = [c for c in listener.get("filter_chains", []) if c.get("filter_chain_match", {}).get("server_names")]
         if not chains and "tls_inspector" not in str(listener.get("listener_filters")):
             continue
-        if not chains and not listener.get("default_filter_chain"):
-            continue  # one certificate for all names: the TLS base URL
+        if not chains and (not listener.get("default_filter_chain") or mints(listener)):
+            continue  # one certificate for all names (the TLS base URL), or one for each as it is asked for
         served = {str(name) for chain in chains for name in chain["filter_chain_match"]["server_names"]}
         for provider, host in _hosts(gateway):
             if host not in served and f"*.{host.partition('.')[2]}" not in served:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from extproc.errors import ConfigError
 _START_TIME: Final = 30.0
 _PAUSE: Final = 0.05
 _LOG: Final = "envoy.log"
+_LARGEST: Final = 256 << 20  # bytes of an access log
 
 
 class EnvoyProcess:
@@ -61,6 +63,18 @@ class EnvoyProcess:
             if code is not None:
                 return code
             await asyncio.sleep(0.2)
+
+    async def rotate(self, path: Path, largest: int = _LARGEST, pause: float = 10.0) -> None:
+        """Keep a log of Envoy's small, until cancelled: over `largest` bytes it becomes `<name>.1`, in place of an earlier one.
+
+        Envoy opens its access logs again at SIGUSR1, and writes to the renamed file until then: no line is lost.
+        `pause`: seconds between looks.
+        """
+        while True:
+            await asyncio.sleep(pause)
+            process = self._process
+            if process is not None and await asyncio.to_thread(_set_aside, path, largest):
+                process.send_signal(signal.SIGUSR1)  # which does nothing where it has ended
 
     async def drain(self, limit: float) -> None:
         """Take no new connections, wait up to `limit` seconds for open requests, then end."""
@@ -109,6 +123,15 @@ class EnvoyProcess:
         lines = (self._folder / "run" / _LOG).read_text(errors="replace").splitlines()
         told = [line for line in lines[-40:] if "critical" in line or "error" in line] or lines[-3:]
         return " ".join(told)[-800:]
+
+
+def _set_aside(path: Path, largest: int) -> bool:
+    """Rename a file that is larger than `largest` bytes; whether it was."""
+    with suppress(OSError):  # no log yet, or a folder that cannot be written: the next look
+        if path.stat().st_size > largest:
+            path.replace(path.with_name(f"{path.name}.1"))
+            return True
+    return False
 
 
 def _chunks(body: bytes) -> list[bytes]:

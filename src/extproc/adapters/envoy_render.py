@@ -30,6 +30,8 @@ from extproc.adapters.envoy_files import (
     read_yaml,
     walk,
 )
+from extproc.adapters.envoy_minting import MINTING, forget_files, use_minting
+from extproc.adapters.envoy_proxy import PROXY, use_proxy
 from extproc.adapters.pki import write_atomic
 from extproc.errors import ConfigError
 
@@ -50,31 +52,35 @@ class Upstream:
     """Where a provider really is. None: as the files say.
 
     `ca`: PEM file with the roots that it is checked against. `server_name`: the name in SNI, in its certificate and in
-    the Host header.
+    the Host header. `proxy`: an HTTP proxy that is asked for the address with CONNECT.
     """
 
     address: Address | None = None
     ca: Path | None = None
     server_name: str | None = None
+    proxy: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What one machine or one gateway.yaml wants otherwise than the files say. Unset: as the files say.
 
-    `listeners`: by listener name, or `admin`. `workers`: how many `run/worker-<n>.sock`. `providers`: exactly these get
-    entries, inner hops and clusters; one that the files lack is made after the pattern of its `api`. `request_body`: bytes.
+    `listeners`: by listener name, or `admin`. `also`: a second address, by listener name. `workers`: how many
+    `run/worker-<n>.sock`. `providers`: exactly these get entries, inner hops and clusters; one that the files lack is made
+    after the pattern of its `api`. `request_body`: bytes.
     `idle`: seconds by timeout class; each class gets a route, the first is the one for calls without a class.
-    `access_log`: a file, relative to the state folder.
+    `access_log`: a file, relative to the state folder. `minted`: certificates are minted for these hosts; None: they are files.
     """
 
     listeners: Mapping[str, Address] = field(default_factory=dict)
+    also: Mapping[str, Address] = field(default_factory=dict)
     workers: int | None = None
     providers: tuple[ProviderFacts, ...] | None = None
     upstreams: Mapping[str, Upstream] = field(default_factory=dict)
     request_body: int | None = None
     idle: Mapping[str, float] = field(default_factory=dict)
     access_log: str | None = None
+    minted: tuple[str, ...] | None = None
 
 
 def render(source: Path, state: Path, overrides: Overrides) -> Path:
@@ -92,6 +98,13 @@ def render(source: Path, state: Path, overrides: Overrides) -> Path:
         _providers(documents, overrides.providers)
     for name, upstream in overrides.upstreams.items():
         _upstream(documents, name, upstream)
+        if upstream.proxy is not None:
+            use_proxy(documents, name, upstream.proxy.host, upstream.proxy.port)
+    if overrides.minted is not None:
+        use_minting(documents, overrides.minted)
+        forget_files(state / "sds")
+    for template in (MINTING, PROXY):
+        documents.pop(template, None)
     _addresses(documents[BOOTSTRAP], overrides)
     _sockets(documents[CLUSTERS], overrides.workers)
     _routes(documents[ROUTES], overrides)
@@ -254,12 +267,15 @@ def _upstream(documents: dict[str, Node], name: str, upstream: Upstream) -> None
 def _addresses(bootstrap: Node, overrides: Overrides) -> None:
     targets = {str(listener["name"]): listener for listener in listeners(bootstrap) if "address" in listener}
     targets[ADMIN] = bootstrap.setdefault("admin", {})
-    for name, address in overrides.listeners.items():
+    for name in (*overrides.listeners, *overrides.also):
         if name not in targets:
             raise ConfigError(
                 f"listeners.{name}", "is no listener of bootstrap.yaml", f"known: {', '.join(sorted(targets))}"
             )
+    for name, address in overrides.listeners.items():
         targets[name]["address"] = {"socket_address": _socket_address(address)}
+    for name, address in overrides.also.items():
+        targets[name]["additional_addresses"] = [{"address": {"socket_address": _socket_address(address)}}]
     if overrides.access_log is not None:
         for mapping in walk(bootstrap):
             if str(mapping.get("@type", "")).endswith(".FileAccessLog"):

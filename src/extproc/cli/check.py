@@ -12,7 +12,7 @@ from extproc.adapters.envoy_binary import envoy_version, find_envoy, validate
 from extproc.adapters.envoy_check import cross_check
 from extproc.adapters.envoy_files import flatten
 from extproc.adapters.envoy_render import Overrides, render
-from extproc.adapters.first_run import certificates
+from extproc.adapters.first_run import certificates, provider_hosts
 from extproc.adapters.limit_fallback import idle
 from extproc.bootstrap import Place, open_keys, prepare_detection
 from extproc.cli.facts import gateway_facts
@@ -119,5 +119,6 @@ def _envoy(config: Config, files: Path) -> list[ConfigError]:
         certificates(folder, config, folder / "envoy")
         for provider in config.providers:
             pki.write_sds_secret(folder / "envoy" / "sds" / f"{provider}-key.yaml", f"{provider}-key", "check")
-        render(files, folder / "envoy", Overrides())
+        minted = provider_hosts(config) if config.interception.minting else None
+        render(files, folder / "envoy", Overrides(minted=minted))
         return validate(binary, flatten(folder / "envoy"), folder / "envoy")

@@ -18,9 +18,12 @@ PORTS: Final = {
     "base_url": 8080,
     "base_url_tls": 8444,
     "redirect": 15001,
+    "trap": 15443,
     ADMIN: 9901,
 }
 LOOPBACK: Final = "127.0.0.1"
+REDIRECTED: Final = ("redirect", "trap")  # a firewall leads connections of both families of IP there
+_PAIRS: Final = (("127.0.0.1", "::1"), ("0.0.0.0", "::"))  # noqa: S104 -- what the operator has chosen, in the other family
 
 
 def chosen(options: Sequence[str]) -> dict[str, int]:
@@ -40,13 +43,21 @@ def chosen(options: Sequence[str]) -> dict[str, int]:
     return ports
 
 
+def counterpart(bind: str) -> str | None:
+    """The same address in the other family of IP; None where it has none, or this machine does not know that family."""
+    other = next((pair[1 - pair.index(bind)] for pair in _PAIRS if bind in pair), None)
+    return other if other is not None and not _refused(other, 0) else None
+
+
 def check_free(bind: str, ports: Mapping[str, int]) -> None:
     """Raise `ConfigError` for the first port that somebody has.
 
     Envoy itself would not notice another Envoy of the same user: with SO_REUSEPORT the two would share the port.
     """
-    for name, port in ports.items():
-        host = LOOPBACK if name == ADMIN else bind
+    other = counterpart(bind)
+    wanted = [(name, LOOPBACK if name == ADMIN else bind, port) for name, port in ports.items()]
+    wanted += [(name, other, ports[name]) for name in REDIRECTED if other is not None and name in ports]
+    for name, host, port in wanted:
         reason = _refused(host, port)
         if reason == errno.EADDRINUSE:
             hint = f"is a gateway running already? Stop it, or choose another: --port {name}=NUMBER"

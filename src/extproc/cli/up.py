@@ -24,13 +24,23 @@ from extproc.adapters.envoy_check import cross_check
 from extproc.adapters.envoy_files import flatten
 from extproc.adapters.envoy_process import EnvoyProcess
 from extproc.adapters.envoy_render import Address, Overrides, Upstream, render
-from extproc.adapters.first_run import BUNDLE, CA_FOLDER, FIRST_KEY, Made, certificates, credential, prepare
+from extproc.adapters.first_run import (
+    BUNDLE,
+    CA_FOLDER,
+    FIRST_KEY,
+    Made,
+    certificates,
+    credential,
+    prepare,
+    provider_hosts,
+)
+from extproc.adapters.leaves import Leaves
 from extproc.adapters.metrics_server import split_address
 from extproc.bootstrap import Place, Sidecar, make_writer, open_keys, own, set_up_logging
 from extproc.cli.facts import gateway_facts, idle_times
 from extproc.cli.output import FAILED, OK, say
 from extproc.cli.place import CONFIG_NAME, STATE_NAME, add_place, config_path, found_config, read_config, state_folder
-from extproc.cli.ports import ADMIN, LOOPBACK, PORTS, check_free, chosen
+from extproc.cli.ports import ADMIN, LOOPBACK, PORTS, REDIRECTED, check_free, chosen, counterpart
 from extproc.cli.simulators import Simulated, Simulators
 from extproc.cli.starter import write_starter
 from extproc.cli.try_call import LOG_NAME
@@ -39,7 +49,7 @@ from extproc.errors import ConfigError
 
 NAME: Final = "up"
 HELP: Final = "run everything on this machine: certificates, key, workers, Envoy"
-_DAY: Final = 86_400.0
+ACCESS_LOG: Final = "run/access.log"  # in the folder of the Envoy files
 
 
 @dataclass(slots=True)
@@ -142,7 +152,7 @@ async def _run(settings: Settings, made: Made) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     binary = find_envoy()
     version = envoy_version(binary)
-    _secrets(settings)
+    leaves = _secrets(settings)
     simulators = Simulators(settings.place.state, settings.config)
     try:
         settings.simulated = await simulators.start(settings.folder / "sds")
@@ -151,16 +161,15 @@ async def _run(settings: Settings, made: Made) -> int:
         drain = settings.config.workers.drain
         command = envoy_command(binary, concurrency=settings.concurrency, drain=drain)
         envoy = EnvoyProcess(command, settings.folder, (LOOPBACK, settings.ports[ADMIN]))
-        machine = _Machine(sidecar, envoy, drain)
-        renew = partial(certificates, settings.place.state, settings.config, settings.folder, settings.names)
-        return await machine.run(partial(_tell, settings, made, version), renew)
+        machine = _Machine(sidecar, envoy, drain, settings.folder / ACCESS_LOG)
+        return await machine.run(partial(_tell, settings, made, version), leaves)
     finally:
         simulators.stop()
 
 
-def _secrets(settings: Settings) -> None:
-    """Certificates and vendor keys, as SDS files that only Envoy reads."""
-    certificates(settings.place.state, settings.config, settings.folder, settings.names)
+def _secrets(settings: Settings) -> Leaves:
+    """Write certificates and vendor keys as SDS files that only Envoy reads; returns what keeps the certificates fresh."""
+    leaves = certificates(settings.place.state, settings.config, settings.folder, settings.names)
     for name, provider in settings.config.providers.items():
         value = credential(name, provider.credential)
         path = settings.folder / "sds" / f"{name}-key.yaml"
@@ -169,20 +178,24 @@ def _secrets(settings: Settings) -> None:
         elif provider.credential is not None or not path.exists():
             # no key: Envoy starts, and calls to this provider are refused; an earlier run's key must not stay
             pki.write_atomic(path, b"resources: []\n")
+    return leaves
 
 
 def _render(settings: Settings, binary: Path) -> None:
     config = settings.config
     facts = gateway_facts(config)
     listeners = {name: Address(settings.bind, port) for name, port in settings.ports.items() if name != ADMIN}
+    other = counterpart(settings.bind)
     overrides = Overrides(
         listeners={**listeners, ADMIN: Address(LOOPBACK, settings.ports[ADMIN])},
+        also={} if other is None else {name: Address(other, settings.ports[name]) for name in REDIRECTED},
         workers=config.workers.count,
         providers=facts.providers,
         upstreams={name: _upstream(settings, name) for name in config.providers},
         request_body=config.limits.request_body,
         idle=idle_times(config),
-        access_log="run/access.log",
+        access_log=ACCESS_LOG,
+        minted=provider_hosts(config) if config.interception.minting else None,
     )
     render(settings.envoy_files, settings.folder, overrides)
     problems = cross_check(facts, settings.folder, secrets_inline=True)
@@ -198,23 +211,30 @@ def _upstream(settings: Settings, name: str) -> Upstream:
         return Upstream(Address("127.0.0.1", simulated.port), simulated.ca, simulated.server_name)
     if provider.upstream is None:
         return Upstream()
-    host, port = split_address(provider.upstream.address)
-    ca = Path(provider.upstream.ca) if provider.upstream.ca is not None else None
-    return Upstream(Address(host, port), ca, provider.upstream.server_name or provider.hosts[0])
+    given = provider.upstream
+    address = _tcp(given.address)
+    ca = Path(given.ca) if given.ca is not None else None
+    server_name = given.server_name or (provider.hosts[0] if address is not None else None)
+    return Upstream(address, ca, server_name, _tcp(given.proxy and given.proxy.removeprefix("http://")))
+
+
+def _tcp(address: str | None) -> Address | None:
+    return None if address is None else Address(*split_address(address))
 
 
 class _Machine:
     """Sidecar and Envoy together: both up, and down in order (Envoy's calls first, they need the workers)."""
 
-    def __init__(self, sidecar: Sidecar, envoy: EnvoyProcess, drain: float) -> None:
+    def __init__(self, sidecar: Sidecar, envoy: EnvoyProcess, drain: float, log: Path) -> None:
         self._sidecar = sidecar
         self._envoy = envoy
         self._drain = drain
+        self._log = log
         self._stop = asyncio.Event()
         self._signals = 0
 
-    async def run(self, ready: Callable[[], None], renew: Callable[[], None]) -> int:
-        """Run until a signal, or until one of the two ends by itself (exit code 1). `renew`: done every day."""
+    async def run(self, ready: Callable[[], None], leaves: Leaves) -> int:
+        """Run until a signal, or until one of the two ends by itself (exit code 1); `leaves` are renewed meanwhile."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
@@ -229,7 +249,7 @@ class _Machine:
             starting.result()
             ready()
             waits[0] = asyncio.ensure_future(self._envoy.ended())
-            waits.append(asyncio.ensure_future(_daily(renew)))
+            waits += [asyncio.ensure_future(leaves.run()), asyncio.ensure_future(self._envoy.rotate(self._log))]
             await asyncio.wait([sidecar, *waits], return_when=asyncio.FIRST_COMPLETED)
             if not self._stop.is_set():
                 say("a part of the gateway ended by itself; the rest is taken down (see the logs)")
@@ -254,13 +274,6 @@ class _Machine:
         if self._signals > 1:
             self._envoy.kill()
             self._sidecar.supervisor.stop()
-
-
-async def _daily(renew: Callable[[], None]) -> None:
-    """Leaves live for a month: a gateway that runs longer must not outlive them. Envoy takes them by rename."""
-    while True:
-        await asyncio.sleep(_DAY)
-        renew()
 
 
 def _tell(settings: Settings, made: Made, version: tuple[int, int, int]) -> None:
