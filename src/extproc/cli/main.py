@@ -22,6 +22,8 @@ COMMANDS: Final = {
     "keys": ("extproc.cli.keys", "create, list, revoke and rotate virtual keys"),
     "limits": ("extproc.cli.limits", "show, top up, override and reset limits; replay traffic against them"),
     "ca": ("extproc.cli.ca", "make the interception CA, certificates and the trust bundle"),
+    "egress": ("extproc.cli.egress", "install, remove and check the firewall that leaves no other way out"),
+    "bypass": ("extproc.cli.bypass", "report who tried to go around the gateway"),
     "scan": ("extproc.cli.scan", "show what would be found in a text or a request, and what would be sent"),
     "redaction": ("extproc.cli.redaction", "measure how long looking for entities takes"),
     "env": ("extproc.cli.env", "print the exports that point an SDK at the gateway"),
