@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,10 +20,12 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 import valkey
 
 from adapters.envoyish import Stream, answer, begin, body, piece
 from envoy.machine import free_ports
+from extproc import bootstrap
 from extproc.adapters import sockets
 from extproc.adapters.keyfile import KeyFile, make_pepper
 from extproc.adapters.keys import Hasher, Owner
@@ -472,3 +475,48 @@ async def test_limits_hold_over_workers_and_survive_their_death(place: Place) ->
     assert (refusal.immediate_response.status.code, books(place)["calls"]) == (429, (4, 0))
     await stream.end()
     await channel.close()
+
+
+def test_serve_renews_certificates_after_a_crash(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake in a renewal is logged, by type and place and not by what it quotes, and the next one comes."""
+    done, runs = asyncio.Event(), iter(range(2))
+
+    class Crashing:
+        """Leaves whose first look crashes."""
+
+        async def run(self) -> None:
+            await asyncio.sleep(0.01)
+            if next(runs) == 0:
+                raise ValueError("quotes a key")
+            done.set()
+            await asyncio.sleep(60)
+
+    class Waiting:
+        """A sidecar that runs until the second look."""
+
+        def __init__(self, *_: object) -> None:
+            self.supervisor = None
+
+        async def run(self) -> None:
+            await asyncio.wait_for(done.wait(), 5)
+
+    for name, value in (
+        ("exists", lambda _: True),
+        ("certificates", lambda *_: Crashing()),
+        ("Sidecar", Waiting),
+        ("stop_on_signals", lambda _: None),
+    ):
+        monkeypatch.setattr(bootstrap, name, value)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        bootstrap.serve(bootstrap.Place(place.config, place.state, place.log))
+    finally:
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    (line,) = place.lines(level="error")
+
+    assert line["event"] == "the renewal of certificates crashed, it goes on"
+    assert line["exception"].startswith("ValueError at bootstrap.py:")
+    assert "quotes" not in place.log.read_text()

@@ -23,6 +23,7 @@ from extproc.adapters.grpc_server import Processor, make_server
 from extproc.adapters.health import Health
 from extproc.adapters.host import Host
 from extproc.adapters.keys import FileKeyStore, Hasher, KeyRows, read_key_file, read_pepper
+from extproc.adapters.leaves import Leaves
 from extproc.adapters.limit_service import Change, LimitService, prepare
 from extproc.adapters.logs import LineWriter, configure
 from extproc.adapters.metrics import FleetMetrics, MetricsSink, StateMetrics, clear_shared_values, share_values
@@ -347,6 +348,16 @@ def _minting(place: Place, config: Config) -> MintServer | None:
     return MintServer(minter, place.sockets / SOCKET)
 
 
+async def renewing_for_ever(leaves: Leaves) -> None:
+    """Keep the leaves fresh; a crash is logged and the next look comes all the same: else they would end, and every call."""
+    log = structlog.get_logger("extproc.certificates")
+    while True:
+        try:
+            await leaves.run()  # waits before each look, so that this does not spin
+        except Exception:
+            log.exception("the renewal of certificates crashed, it goes on")
+
+
 def serve(place: Place) -> None:
     """Run the sidecar alone, until SIGTERM. Raises `ConfigError`."""
     config, _ = read_config(place)
@@ -360,7 +371,7 @@ def serve(place: Place) -> None:
         leaves = certificates(place.state, config, envoy) if exists(place.state / CA_FOLDER) else None
         sidecar = Sidecar(place, config)
         stop_on_signals(sidecar.supervisor)
-        renewing = None if leaves is None else asyncio.ensure_future(leaves.run())
+        renewing = None if leaves is None else asyncio.ensure_future(renewing_for_ever(leaves))
         try:
             await sidecar.run()
         finally:

@@ -6,14 +6,12 @@ import datetime as dt
 import os
 import ssl
 import stat
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cryptography import x509
-from cryptography.utils import CryptographyDeprecationWarning
 
 from adapters.handshakes import handshake, resign, strict_client
 from extproc.adapters.pki import (
@@ -21,7 +19,6 @@ from extproc.adapters.pki import (
     create_ca,
     load_ca,
     make_folder,
-    public_roots,
     write_atomic,
     write_sds_certificate,
     write_sds_file_secret,
@@ -205,23 +202,6 @@ class TestStore:
         assert "rubbish" not in str(caught.value)
 
 
-class TestBundle:
-    """What an app is told to trust."""
-
-    def test_public_roots_and_ours(self, tmp_path: Path) -> None:
-        """The bundle loads and holds the public roots, the extra file and our CA."""
-        ca, corporate = create_ca(tmp_path / "a", "ours"), create_ca(tmp_path / "b", "corporate")
-        public = len(_certificates(public_roots()))
-        extra = tmp_path / "extra.pem"
-        extra.write_bytes(corporate.pem.rstrip(b"\n"))  # a file without its last line break must not glue two together
-        found = _certificates(ca.bundle(extra))
-
-        assert public > 20
-        assert len(found) == public + 2
-        assert found[-1] == ca.certificate
-        handshake(strict_client(ca.bundle()), ca.issue(["a.b"]), "a.b")
-
-
 class TestSds:
     """Files that Envoy reads."""
 
@@ -273,12 +253,6 @@ def _resource(path: Path) -> dict[str, Any]:
     assert len(resources) == 1
     assert resources[0]["@type"].endswith("tls.v3.Secret")
     return resources[0]  # type: ignore[no-any-return]  # yaml is untyped
-
-
-def _certificates(pem: bytes) -> list[x509.Certificate]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # one public root has the serial number 0
-        return x509.load_pem_x509_certificates(pem)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

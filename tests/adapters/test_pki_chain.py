@@ -383,3 +383,40 @@ def test_a_foreign_intermediate_is_refused(folder: Path, tmp_path: Path) -> None
     write_atomic(folder / "intermediate.pem", (tmp_path / "b" / "intermediate.pem").read_bytes())
     with pytest.raises(ConfigError, match=r"no root in ca\.pem"):
         load_issuer(folder)
+
+
+def test_an_intermediate_that_nothing_binds_is_refused(folder: Path) -> None:
+    """Put there by hand: a stolen key would be good for every host. Refused wherever it would sign."""
+    (root,) = read_certificates(folder / "ca.pem")
+    signer = Authority(root, read_key(folder / "root.key"))
+    pki_chain.write_issuer(folder, make_ca(CaShape("free"), signer))
+    with pytest.raises(ConfigError, match=r"intermediate\.pem: is not bound by name constraints"):
+        load_issuer(folder)
+    pki_chain.write_issuer(folder, make_ca(CaShape("addresses", ("127.0.0.1",)), signer))
+    assert load_issuer(folder).issue(["127.0.0.1"]).cert_pem
+    pki_chain.write_issuer(folder, make_ca(CaShape("free"), signer))
+    pki_chain.stage_root(folder, ChainPlan("bound", HOSTS))
+    pki_chain.switch_root(folder)
+    assert pki_chain.vouched_for(load_issuer(folder).certificate) == HOSTS
+
+
+def test_an_older_root_signs_no_intermediate(tmp_path: Path) -> None:
+    """It has path length 0: apps would refuse all that such an intermediate signs. The root signs leaves on."""
+    folder = tmp_path / "ca"
+    create_ca(folder, "old", hosts=HOSTS)
+    with pytest.raises(ConfigError, match=r"path length.*ca rotate root"):
+        pki_chain.new_intermediate(folder, HOSTS, folder / "ca.key")
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.key", "ca.pem"]
+    handshake(client(folder), load_issuer(folder).issue(["localhost"]), "localhost")
+
+
+def test_a_root_changes_after_its_intermediate_has_ended(folder: Path) -> None:
+    """The way out does not ask for what is over."""
+    (root,) = read_certificates(folder / "ca.pem")
+    ended = make_ca(CaShape("ended", HOSTS, days=-1 / 48), Authority(root, read_key(folder / "root.key")))
+    pki_chain.write_issuer(folder, ended)
+    with pytest.raises(ConfigError, match="expired"):
+        load_issuer(folder)
+    pki_chain.stage_root(folder, ChainPlan("new", HOSTS))
+    pki_chain.switch_root(folder)
+    handshake(client(folder), load_issuer(folder).issue(["localhost"]), "localhost")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import stat
 from pathlib import Path
 
@@ -35,16 +36,20 @@ class Corporate:
         self.root_file = folder / "corp.pem"
         self.root_file.write_bytes(self.root.pem)
 
-    def sign(self, request: bytes, path: Path, *, constraints: bool = True) -> Path:
-        """What the corporate CA sends back: the intermediate, then its own policy CA."""
+    def sign(self, request: bytes, path: Path, *, constraints: bool | x509.NameConstraints = True) -> Path:
+        """What the corporate CA sends back: the intermediate, then its own policy CA. `constraints`: its own, or none."""
         csr = x509.load_pem_x509_csr(request)
         now = dt.datetime.now(dt.UTC)
         builder = x509.CertificateBuilder(
             self.policy.certificate.subject, csr.subject, csr.public_key(), 7, now, now + dt.timedelta(days=90)
         )
         for extension in csr.extensions:
-            if constraints or not isinstance(extension.value, x509.NameConstraints):
-                builder = builder.add_extension(extension.value, extension.critical)
+            value = extension.value
+            if isinstance(value, x509.NameConstraints) and constraints is not True:
+                if constraints is False:
+                    continue
+                value = constraints
+            builder = builder.add_extension(value, extension.critical)
         identifier = self.policy.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         for value, critical in (
             (x509.SubjectKeyIdentifier.from_public_key(csr.public_key()), False),
@@ -213,3 +218,45 @@ def test_what_is_not_imported(folder: Path, tmp_path: Path) -> None:
     assert (folder / "intermediate.pem").read_bytes() == before
     with pytest.raises(ConfigError, match="waiting"):
         pki_corporate.make_request(folder, "gw", HOSTS)
+
+
+ADDRESSES = [x509.IPAddress(ipaddress.ip_network(net)) for net in ("0.0.0.0/0", "::/0")]
+LOOPBACK = x509.IPAddress(ipaddress.ip_network("127.0.0.1/32"))
+
+
+def named(*names: str) -> list[x509.GeneralName]:
+    """DNS subtrees."""
+    return [x509.DNSName(name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("constraints", "reason"),
+    [
+        (x509.NameConstraints(None, named("corp.example")), "permit no DNS name"),
+        (x509.NameConstraints(None, [*named("corp.example"), *ADDRESSES]), "permit no DNS name"),
+        (x509.NameConstraints([LOOPBACK], None), "permit no DNS name"),
+        (x509.NameConstraints([x509.IPAddress(ipaddress.ip_network("10.0.0.0/8"))], None), "permit no DNS name"),
+        (x509.NameConstraints(named(""), ADDRESSES), "permit no DNS name"),
+        (x509.NameConstraints(named("com"), ADDRESSES), r"nobody listed, such as x\w+\.com"),
+        (x509.NameConstraints(named("openai.com", "anthropic.com"), None), r"nobody listed, such as 192\.0\.2\.1"),
+        (x509.NameConstraints([*named("openai.com", "anthropic.com"), LOOPBACK], None), ""),
+        (x509.NameConstraints(named("api.openai.com"), ADDRESSES), r"may not vouch for api\.anthropic\.com "),
+        (x509.NameConstraints(named("openai.com", "anthropic.com"), named("api.openai.com")), r"for api\.openai\.com "),
+        (x509.NameConstraints(named("openai.com", ".anthropic.com"), ADDRESSES), ""),
+    ],
+)
+def test_what_its_constraints_leave_open(
+    folder: Path, tmp_path: Path, constraints: x509.NameConstraints, reason: str
+) -> None:
+    """Constraints that only exclude, or bind addresses alone, or a whole domain, or too little: all is as before."""
+    corporate, before = Corporate(tmp_path), (folder / "intermediate.pem").read_bytes()
+    request = pki_corporate.make_request(folder, "gw", HOSTS)
+    signed = corporate.sign(request, tmp_path / "signed.pem", constraints=constraints)
+    hosts = ("api.openai.com", "api.anthropic.com")
+    if reason:
+        with pytest.raises(ConfigError, match=reason):
+            pki_corporate.import_intermediate(folder, signed, corporate.root_file, hosts)
+    else:
+        pki_corporate.import_intermediate(folder, signed, corporate.root_file, hosts)
+    assert (folder / "intermediate.pem").read_bytes() == before
+    assert pki_chain.staged(folder) is not bool(reason)

@@ -125,9 +125,12 @@ def test_events_come_from_a_pipe(state: Path) -> None:
     assert (done.returncode, json.loads(done.stdout)["blocked"]) == (0, 4), done.stderr
 
 
-@pytest.mark.parametrize("words", [["--since", "soon"], ["--team", "search"], ["--team", "=10.0.0.0/8"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--since", "soon"], ["--team", "search"], ["--team", "=10.0.0.0/8"], ["--top", "-1"], ["--top", "x"]],
+)
 def test_wrong_words(state: Path, words: list[str]) -> None:
-    """A time or a network that is none is a wrong command line."""
+    """A time, a network or a number of lines that is none is a wrong command line."""
     with pytest.raises(SystemExit) as stop:
         main(["bypass", "report", "--state", str(state), *words])
     assert stop.value.code == 2

@@ -154,3 +154,34 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, capsys: pytest.Ca
         capsys.readouterr()
         assert call(*words) == 1
         assert "chmod 600 state/ca/intermediate.pem" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", ["-1", "0", "nan", "inf", "3650000", "1e400", "ten"])
+@pytest.mark.parametrize(
+    "words",
+    [("issue", "a.example", "--days"), ("init", "a.example", "--days"), ("init", "a.example", "--intermediate-days")],
+)
+def test_a_life_that_no_certificate_can_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], days: str
+) -> None:
+    """A usage error with the bounds; nothing is made."""
+    with pytest.raises(SystemExit) as left:
+        call(*words[:-1], f"{words[-1]}={days}")
+    assert left.value.code == 2
+    assert "is no number of days above 0, up to 36500" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_century_is_a_life(capsys: pytest.CaptureFixture[str]) -> None:
+    """The largest and a small one are made."""
+    assert call("init", "a.example", "--days", "36500", "--intermediate-days", "36500") == 0
+    assert call("issue", "a.example", "--days", "0.01") == 0
+    assert call("status") == 0
+
+
+def test_a_host_called_extra(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its certificate would be taken for the authorities that apps are to trust as well."""
+    assert call("init", "extra") == 0
+    assert call("issue", "extra") == 1
+    assert "overwrite" in capsys.readouterr().err
+    assert not (tmp_path / "state" / "ca" / "extra.pem").exists()

@@ -16,7 +16,7 @@ from adapters.handshakes import handshake, strict_client
 from adapters.test_pki_corporate import Corporate
 from extproc.adapters import first_run, leaves, pki, pki_chain
 from extproc.adapters.pki import make_ca
-from extproc.adapters.pki_files import to_pem
+from extproc.adapters.pki_files import read_certificates, read_key, to_pem
 from extproc.cli import ca
 from extproc.config import load
 from extproc.errors import ConfigError
@@ -346,3 +346,80 @@ def test_no_leaves_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     """Before the first start there is nothing to rotate, and that is said."""
     assert call("rotate", "--sds", "nowhere") == 0
     assert "when it starts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("intermediate",), ("root", "switch")])
+def test_an_intermediate_that_has_ended(
+    place: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """Where the root's key is, and no configuration: status says so, and the cure that it names works, for the same hosts."""
+    folder = place / "ca"
+    (root,), hosts = (
+        read_certificates(folder / "ca.pem"),
+        pki_chain.vouched_for(pki_chain.load_issuer(folder).certificate),
+    )
+    signer = pki.Authority(root, read_key(folder / "root.key"))
+    pki_chain.write_issuer(folder, make_ca(pki.CaShape("ended", hosts, days=-1 / 48), signer))
+    Path("gateway.yaml").unlink()
+    status = told(capsys, "status")
+    (row,) = (row for row in status["certificates"] if row["what"] == "intermediate")
+    assert row["warning"].startswith("has ended")
+    assert "rotate intermediate" in row["warning"]
+    assert any("nothing can be signed here" in warning for warning in status["warnings"])
+    assert call("bundle") == 0
+    for word in words:
+        assert call("rotate", word) == 0
+    assert pki_chain.vouched_for(pki_chain.load_issuer(folder).certificate) == hosts
+    leaf(place).verify_directly_issued_by(pki_chain.load_issuer(folder).certificate)
+    assert not any("ended" in row["warning"] for row in told(capsys, "status")["certificates"])
+
+
+def test_a_root_that_has_ended_is_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what to do about it."""
+    ended = make_ca(pki.CaShape("ended", ("a.example",), days=-1 / 48))
+    (place / "ca" / "ca.pem").write_bytes(ended.pem)
+    (row,) = (row for row in told(capsys, "status")["certificates"] if row["what"] == "root")
+    assert row["warning"].startswith("has ended")
+    assert "rotate root" in row["warning"]
+
+
+@pytest.mark.parametrize("what", ["intermediate", "root"])
+def test_nothing_to_take_the_hosts_from(place: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    """A root that may vouch for any, no intermediate, no configuration: the error says what to bring."""
+    Path("gateway.yaml").unlink()
+    (place / "ca" / "intermediate.pem").unlink()
+    assert call("rotate", what) == 1
+    assert "--config" in capsys.readouterr().err
+
+
+def test_further_authorities_outlive_a_change_of_the_root(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given once with `bundle --extra`: apps that need them keep them through every step, and the next start."""
+    further = make_ca(pki.CaShape("corporate")).pem
+    Path("corp.pem").write_bytes(further)
+    assert call("bundle", "--extra", "corp.pem") == 0
+    assert "extra.pem" in capsys.readouterr().err
+    Path("corp.pem").unlink()
+    for words in (("rotate", "root"), ("rotate", "switch"), ("rotate", "forget"), ("bundle",)):
+        assert call(*words) == 0
+        assert further in (place / "ca" / "bundle.pem").read_bytes()
+    config = load(CONFIG, "gateway.yaml", base=place.parent)
+    first_run.prepare(place, config, {})
+    assert further in (place / "ca" / "bundle.pem").read_bytes()
+
+
+def test_an_import_serves_every_configured_host(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Providers' hosts and the gateway's names: one that is missing is found out now, not when the leaves are renewed."""
+    corporate = Corporate(tmp_path)
+    assert call("request") == 0
+    signed = corporate.sign((place / "ca" / "request.csr").read_bytes(), tmp_path / "signed.pem")
+    for text, host in (
+        (CONFIG.replace(b"[api.openai.com]", b"[api.openai.com, eu.openai.example]"), "eu.openai.example"),
+        (CONFIG.replace(b"leaf_life", b"names: [llm.corp.example], leaf_life"), "llm.corp.example"),
+    ):
+        Path("gateway.yaml").write_bytes(text)
+        assert call("import", str(signed), "--root", str(corporate.root_file)) == 1
+        assert f"may not vouch for {host}" in capsys.readouterr().err
+    Path("gateway.yaml").write_bytes(CONFIG)
+    assert call("import", str(signed), "--root", str(corporate.root_file)) == 0

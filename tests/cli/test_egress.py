@@ -54,6 +54,8 @@ def test_nft_takes_what_a_dry_run_prints(words: list[str], capsys: pytest.Captur
         (["--rules", "nowhere.nft"], "--rules"),
         (["--user", "1337", "--allow", "0.0.0.0/0"], "extproc egress remove"),
         (["--mode", "gateway", "--from", "eth1", "--gateway-address", "::/0"], "lets nearly everything out"),
+        (["--user", "4294967295"], "the last one is 4294967294"),
+        (["--user", "4294967296"], "the last one is 4294967294"),
     ],
 )
 def test_what_makes_no_rule_set_is_told_with_the_cure(
@@ -85,12 +87,44 @@ def test_no_resolver_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "$RESOLVERS" not in out
 
 
-@pytest.mark.parametrize("words", [["--allow", "10.0.0.1/8"], ["--resolver", "dns.example"], ["--mode", "router"]])
-def test_wrong_words(words: list[str]) -> None:
-    """A network with host bits or a resolver by name is a wrong command line."""
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--allow", "10.0.0.1/8"], "host bits"),
+        (["--resolver", "dns.example"], "dns.example"),
+        (["--mode", "router"], "router"),
+        (["--resolver", "fe80::1%eth0"], "write fe80::1\n"),
+        (["--allow", "fe80::%eth0/64"], "write fe80::/64\n"),
+    ],
+)
+def test_wrong_words(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network with host bits, a resolver by name or an address with a zone is a wrong command line."""
     with pytest.raises(SystemExit) as stop:
         main([*DRY, *words])
     assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="nft -c needs root")
+def test_a_dry_run_asks_nft(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What nft would refuse is not printed; nft's reason is told."""
+    template = (Path(__file__).parents[2] / "envoy" / "egress.nft").read_text()
+    (tmp_path / "spoilt.nft").write_text(template + "table inet other { nonsense }\n")
+    assert main([*DRY, "--rules", str(tmp_path / "spoilt.nft")]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "nft: refuses the rules" in err, "nonsense" in err) == ("", True, True)
+
+
+def test_a_dry_run_needs_no_rights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nft may not be asked, what would be loaded is printed all the same."""
+    refusing = tmp_path / "unshare"
+    refusing.write_text("#!/bin/sh\necho 'unshare failed: Operation not permitted' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert main(DRY) == 0
+    assert "table inet extproc_egress" in capsys.readouterr().out
 
 
 def test_a_missing_nft_is_told_with_the_cure(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -102,6 +104,9 @@ def test_a_bundle_is_refused(ca, capsys):
         (("--outside", "dns.google"), "dns.google"),
         (("--port", "nothing=1"), "ENTRY=PORT"),
         (("--port", "connect=99999"), "ENTRY=PORT"),
+        (("--vendor", "https://a.example"), "no host name"),
+        (("--unlisted", "=192.0.2.1"), "no host name"),
+        (("--gateway", "gw.example:8080"), "no host name"),
     ],
 )
 def test_wrong_values_say_what_is_wrong(ca, words, said):
@@ -110,12 +115,93 @@ def test_wrong_values_say_what_is_wrong(ca, words, said):
         egress_verify.scope_of(parsed(*VENDOR, "--ca", ca, *words))
 
 
-@pytest.mark.parametrize("words", [("--timeout", "0"), ("--other-port", "0"), ("--only", "no-such-road")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--timeout", "0"),
+        ("--other-port", "0"),
+        ("--only", "no-such-road"),
+        ("--private", "pods.example"),
+        ("--private", "pods.example:0"),
+        ("--private", ":9464"),
+        ("--private", "fd00::1:9464"),
+    ],
+)
 def test_wrong_numbers_and_names(words, capsys):
     """The parser refuses them."""
     with pytest.raises(SystemExit):
         parsed(*words)
     assert words[0] in capsys.readouterr().err
+
+
+def test_private_ports_of_other_hosts(ca, monkeypatch):
+    """At all addresses of each; a port alone is the gateway's. One that does not resolve has none, and is not left out."""
+    told = {"pods.example": ["10.0.0.7", "10.0.0.8", "10.0.0.7"], "127.0.0.1": ["127.0.0.1"], "fd00::1": ["fd00::1"]}
+
+    def found(host, *_):
+        if host not in told:
+            raise OSError("unknown")
+        return [(0, 0, 0, "", (address, 0)) for address in told[host]]
+
+    monkeypatch.setattr(egress_verify.socket, "getaddrinfo", found)
+    given = ("9901", "pods.example:9464", "[fd00::1]:9902", "gone.example:9464")
+    words = [word for one in given for word in ("--private", one)]
+    gateway = egress_verify.scope_of(parsed(*VENDOR, "--ca", ca, *words)).gateway
+    assert gateway.private == (9901,)
+    assert [(one.host, one.port, one.addresses) for one in gateway.doors] == [
+        ("pods.example", 9464, ("10.0.0.7", "10.0.0.8")),
+        ("fd00::1", 9902, ("fd00::1",)),
+        ("gone.example", 9464, ()),
+    ]
+    assert egress_verify.scope_of(parsed(*VENDOR, "--ca", ca)).gateway.private == egress_verify.PRIVATE
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--restart-command", "systemctl 'restart"), "each quote closed"),
+        (("--restart-command", " "), "names no command"),
+        (("--key", "FILE:schlüssel"), "does not hold one virtual key"),
+        (("--key", "FILE:exk-a\nexk-b"), "extproc keys create"),
+        (("--other-key", "FILE:"), "does not hold one virtual key"),
+        (("--vendor", "a b"), "no host name"),
+    ],
+)
+def test_wrong_input_is_no_open_road(ca, tmp_path, monkeypatch, capsys, words, said):
+    """Exit code 2 and the cure, before anything is tried: 1 says that a road is open."""
+    option, value = words
+    if value.startswith("FILE:"):
+        (tmp_path / "given").write_text(value.removeprefix("FILE:"), encoding="utf-8")
+        value = tmp_path / "given"
+    roads(monkeypatch, gateway=open_("tried, though the input is wrong"))
+    assert run(ca, option, value) == WRONG_USE
+    out, err = capsys.readouterr()
+    assert (out, said in err) == ("", True), err
+
+
+def test_a_configuration_without_hosts_is_no_open_road(ca, tmp_path, capsys):
+    """All its providers are reached by alias: there is no vendor to try. Nor is one road tried without an unlisted host."""
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        "version: 1\nproviders:\n  openai:\n    api: openai\n    credential: {env: A_KEY}\n    models: [m]\n"
+        "keys: {file: keys.json, pepper: {file: pepper}}\naccess: [{team: a}]\n"
+    )
+    assert egress_verify.run(parsed("--config", config, "--ca", ca)) == WRONG_USE
+    assert "--vendor HOST" in capsys.readouterr().err
+    listed = [word for host in egress_verify.UNLISTED for word in ("--vendor", f"{host}=192.0.2.1")]
+    assert egress_verify.run(parsed(*listed, "--ca", ca)) == WRONG_USE
+    assert "--unlisted" in capsys.readouterr().err
+
+
+def test_holding_without_a_line_tries_nothing(ca, monkeypatch, capsys):
+    """Standard input of a Job is empty: exit code 2, and it says why."""
+    roads(monkeypatch, gateway=open_("tried, though the policy may not be there"))
+    monkeypatch.setattr(egress_verify.timed, "hold", lambda _: [])
+    with Path(os.devnull).open() as line:
+        monkeypatch.setattr(sys, "stdin", line)
+        assert run(ca, "--hold") == WRONG_USE
+    out, err = capsys.readouterr()
+    assert (out, "standard input ended before a line; nothing was tried" in err) == ("", True)
 
 
 def test_an_entry_can_be_left_out(ca):

@@ -9,7 +9,8 @@ import yaml
 
 from extproc.cli import egress_verify
 from k8s import checks
-from k8s.manifests import ROOT, Document, build, container, find, kustomize_with
+from k8s.manifests import ROOT, Document, build, container, containers, find, kustomize_with, template
+from k8s.netpol import Pod, reaches
 
 
 def verify_words(documents: list[Document]) -> list[str]:
@@ -32,21 +33,48 @@ def test_the_vendors_addresses_are_named_as_the_docs_say() -> None:
     ]
 
 
-def test_the_nightly_check_asks_about_this_gateway() -> None:
-    """Its command line is one that extproc takes; its hosts, entries and private ports are those of these manifests."""
-    documents = build("verify")
-    words = verify_words(documents)
+def parsed(words: list[str]) -> argparse.Namespace:
+    """As extproc reads the command line."""
     parser = argparse.ArgumentParser()
     egress_verify.add_arguments(parser)
-    args = parser.parse_args(words[2:])
+    return parser.parse_args(words[2:])
+
+
+def test_private_ports_are_asked_at_the_pods() -> None:
+    """The Service refuses what it has no port for, whatever the pods do: the name is one that gives the pods themselves."""
+    documents = build("verify")
+    gateway = find(documents, "Deployment", "llm-gateway")
+    pods = find(documents, "Service", "llm-gateway-metrics")
+    name = f"{pods['metadata']['name']}.{pods['metadata']['namespace']}.svc.cluster.local"
+    labels = template(gateway)["metadata"]["labels"]
+    private = parsed(verify_words(documents)).private
+
+    assert (pods["spec"]["clusterIP"], pods["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    assert pods["spec"]["selector"].items() <= labels.items()
+    assert {host for host, _ in private} == {name}
+
+    job = find(documents, "CronJob", "llm-egress-verify")
+    place = Pod("apps", template(job)["metadata"]["labels"], find(documents, "Namespace", "apps")["metadata"]["labels"])
+    there = Pod("llm-egress", labels)
+    listened = {port for _, port in checks.listening(documents).values()}
+    listened |= {port["containerPort"] for one in containers(template(gateway)["spec"]) for port in one["ports"]}
+    admin = yaml.safe_load(checks.envoy_files(documents)["bootstrap.yaml"])["admin"]["address"]["socket_address"]
+    listened.add(admin["port_value"])
+    shut = {port for port in listened if not reaches(documents, place, there, port)}
+    assert {port for _, port in private} == shut
+    assert {9464, 9902} < shut, "the pods serve these on their own address: policies alone shut them"
+
+
+def test_the_nightly_check_asks_about_this_gateway() -> None:
+    """Its command line is one that extproc takes; its hosts and entries are those of these manifests."""
+    documents = build("verify")
+    words = verify_words(documents)
+    args = parsed(words)
     service = find(documents, "Service", "llm-gateway")
     entries = {port["port"] for port in service["spec"]["ports"]}
-    offered = {port for address, port in checks.listening(documents).values() if address != "127.0.0.1"}
 
     assert words[:2] == ["egress", "verify"]
     assert args.gateway.startswith(f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc")
     assert args.port == ["base_url=0", "base_url_tls=8444", "connect=3128"]
     assert {3128, 8444} <= entries
-    assert set(args.private) == {8080, 9464, 9901, 9902}
-    assert not set(args.private) & (entries | (offered - {9902}))
     assert args.vendor == [h for p in checks.gateway_config(documents)["providers"].values() for h in p["hosts"]]

@@ -16,7 +16,7 @@ from hpack import Encoder
 from hyperframe.frame import GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
 
 from extproc.roads import direct, frames, identity, proxied, shapes, suite, timed
-from extproc.roads.road import Gateway, Outcome, Road, Scope, Target
+from extproc.roads.road import Door, Gateway, Outcome, Road, Scope, Target
 from roads.conftest import HOST, UNLISTED, Inner, at, closed_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -146,13 +146,33 @@ def test_the_proxy(scope, far, authorities):
         assert (row.outcome, row.missing) == (Outcome.NOT_TRIED, 0), "the operator said that there is no such entry"
 
 
+PRIVATE_PORTS = next(one for one in proxied.ROADS if one.name == "private-ports")
+
+
 def test_private_ports(scope, far):
-    """What answers is open."""
-    server = far(lambda _: OK)
-    gateways = [replace(scope.gateway, private=(port,)) for port in (server.port, closed_port())]
-    road = next(one for one in proxied.ROADS if one.name == "private-ports")
-    outcomes = [suite.run(replace(scope, gateway=one), [road])[0].outcome for one in gateways]
-    assert outcomes == [Outcome.OPEN, Outcome.CLOSED]
+    """What answers is open, and so is what takes the connection and says nothing."""
+    ports = (far(lambda _: OK).port, far(lambda _: None).port, closed_port())
+    gateways = [replace(scope.gateway, private=(port,)) for port in ports]
+    outcomes = [suite.run(replace(scope, gateway=one), [PRIVATE_PORTS])[0].outcome for one in gateways]
+    assert outcomes == [Outcome.OPEN, Outcome.OPEN, Outcome.CLOSED]
+
+
+def test_private_ports_behind_a_service(scope, far):
+    """The gateway's address refuses what one of the pods answers: each address of the other name is asked."""
+    port = far(lambda _: OK).port  # on 127.0.0.1; nobody is on the other two
+    gateway = replace(scope.gateway, host="127.0.0.9")
+    for pods, outcome in (
+        (("127.0.0.8", "127.0.0.1"), Outcome.OPEN),
+        (("127.0.0.8", "127.0.0.7"), Outcome.CLOSED),
+        ((), Outcome.NOT_TRIED),
+    ):
+        place = replace(scope, gateway=replace(gateway, doors=(Door("pods.example", port, pods),)))
+        (row,) = suite.run(place, [PRIVATE_PORTS])
+        assert (row.outcome, row.missing) == (outcome, 0 if pods else 1), row.evidence
+        assert [one.tried for one in row.tried if pods] == [f"TCP to {pod}:{port} of pods.example" for pod in pods]
+    loops = next(one for one in proxied.ROADS if one.name == "proxy-loop")
+    tried = {one.tried for one in loops.attempts(place)}
+    assert {f"CONNECT pods.example:{port}", f"CONNECT 127.0.0.1:{port}"} <= tried
 
 
 def test_direct_roads_name_where_they_go(scope):
@@ -258,13 +278,20 @@ def test_a_server_that_ends_an_idle_connection_is_no_policy(scope, idle):
         held = timed.Held(HOST, "127.0.0.2:443", ours, governed=False)  # type: ignore[arg-type]
         if idle:
             theirs.close()
-            assert not timed.wait_holding([held], line, 0.2)
+            assert timed.wait_holding([held], line, 0.2) == "nothing came on standard input in 0.2 s"
         person.write("\n")
         person.flush()
-        assert timed.wait_holding([held], line, 5)
+        assert timed.wait_holding([held], line, 5) == ""
         (row,) = suite.run(scope, [timed.held_road([held])])
     assert (held.ended, row.outcome) == (idle, Outcome.NOT_TRIED if idle else Outcome.CLOSED), row.evidence
     assert row.missing == (1 if idle else 0)
+
+
+def test_the_end_of_standard_input_is_no_line():
+    """Nobody said that the policy is loaded: the roads are not tried before it is."""
+    with Path(os.devnull).open() as line:
+        assert timed.wait_holding([], line, 5) == "standard input ended before a line"
+    assert timed.wait_holding([], None, 5) == "standard input ended before a line"
 
 
 def test_a_connection_that_was_the_gateways_already(scope):

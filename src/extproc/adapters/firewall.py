@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pwd
 import re
 import shutil
@@ -40,6 +41,8 @@ _FILLED: Final = re.compile(r"(\bflags dynamic\b[^{}]*?)\s+elements = \{[^{}]*\}
 _APPS: Final = re.compile(r"^define APPS = (.*)$", re.MULTILINE)
 # Networks wider than these are no inside: they hold most of the world
 _WIDEST: Final = {4: 8, 6: 7}
+_LAST_USER: Final = 2**32 - 2  # 2**32 - 1 stands for no user (chown(2))
+_COMPLAINT: Final = re.compile(r"(?:/dev/stdin|-):\d+:\d+-\d+: ")  # nft's, of a place in what it reads
 _NFT: Final = "install the package nftables"
 _TIMEOUT: Final = 30.0
 
@@ -146,6 +149,8 @@ def _listed(values: Sequence[object]) -> str:
 def user_id(name: str) -> int:
     """Find the number of a user who is named by name or number. Raises ConfigError."""
     if name.isdecimal():
+        if int(name) > _LAST_USER:
+            raise ConfigError("--user", f"{name} is no user id: the last one is {_LAST_USER}", "see: getent passwd")
         return int(name)
     try:
         return pwd.getpwnam(name).pw_uid
@@ -190,6 +195,21 @@ def missing_interfaces(text: str) -> tuple[str, ...]:
 def load(text: str) -> None:
     """Load a rule set in one transaction, in place of an earlier one. Raises ConfigError; then nothing has changed."""
     _nft("-f", "-", text=text)
+
+
+def check(text: str) -> None:
+    """Ask nft about a rule set, in an empty network namespace. Raises ConfigError for what it refuses.
+
+    Without nft, or where this user may make no namespace, nothing is asked: `load` will tell.
+    """
+    rights = () if os.geteuid() == 0 else ("--map-root-user",)
+    try:
+        done = _run(["unshare", *rights, "--net", _nft_path(), "-c", "-f", "-"], text)
+    except ConfigError:
+        return
+    if done.returncode and _COMPLAINT.search(done.stderr):
+        said = " ".join(done.stderr.split())[:1000]
+        raise ConfigError("nft", f"refuses the rules: {said}", "change the option that this value comes from")
 
 
 def remove() -> bool:

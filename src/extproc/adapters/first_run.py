@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from extproc.adapters import pki, pki_chain
+from extproc.adapters import pki, pki_bundle, pki_chain
 from extproc.adapters.keyfile import KeyFile, make_pepper
 from extproc.adapters.keys import Hasher, Owner, read_pepper
 from extproc.adapters.leaves import GATEWAY, INTERCEPT, Leaves, Wanted
@@ -22,7 +22,7 @@ from extproc.config.units import SecretRef
 from extproc.errors import ConfigError
 
 CA_FOLDER: Final = "ca"
-BUNDLE: Final = "bundle.pem"
+BUNDLE: Final = pki_bundle.BUNDLE
 FIRST_KEY: Final = "first-key"
 GATEWAY_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 CA_NAME: Final = "extproc interception CA"
@@ -77,7 +77,8 @@ def _authority(state: Path, config: Config, names: tuple[str, ...]) -> bool:
         # the root's key stays on this machine, so the root itself is bound to the hosts of today
         hosts = dict.fromkeys((*provider_hosts(config), *gateway_names(config, names)))
         pki_chain.create_chain(folder, pki_chain.ChainPlan(CA_NAME, tuple(hosts), bind_root=True))
-    pki.write_atomic(folder / BUNDLE, pki_chain.load_issuer(folder).bundle(), mode=0o644)
+    pki_chain.load_issuer(folder)
+    pki_bundle.write_bundle(folder, folder / BUNDLE)
     return made
 
 

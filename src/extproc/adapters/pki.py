@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from extproc.adapters.pki_files import check_ca, key_pem, read_bytes, read_certificates, read_key, to_pem
+from extproc.adapters.pki_files import check_ca, key_pem, read_certificates, read_key, to_pem
 from extproc.adapters.pki_names import constraints_of, general_name, name_constraints, permitted
 from extproc.errors import ConfigError
 
@@ -112,7 +112,10 @@ class Authority:
         """
         if not hosts:
             raise ConfigError("hosts", "a certificate needs at least one host", "name the hosts that apps call")
-        names = [self.check_host(host) for host in hosts]
+        return self.sign([self.check_host(host) for host in hosts], days)
+
+    def sign(self, names: Sequence[x509.DNSName | x509.IPAddress], days: float) -> Leaf:
+        """As `issue`, whatever the constraints say: for a trial of what clients make of it."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.UTC)
         if self.end <= now:
@@ -132,13 +135,6 @@ class Authority:
         builder = builder.add_extension(_authority_id(self.certificate), critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
         return Leaf(to_pem(certificate, *self.chain), key_pem(key))
-
-    def bundle(self, extra: Path | None = None) -> bytes:
-        """Public roots, then the certificates of `extra` (a PEM file), then this CA: a file for `SSL_CERT_FILE`."""
-        parts = [public_roots()]
-        if extra is not None:
-            parts.append(read_bytes(extra))
-        return b"".join(part.rstrip(b"\n") + b"\n" for part in (*parts, self.pem))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ from extproc.adapters.pki import (
     write_atomic,
 )
 from extproc.adapters.pki_files import check_ca, key_pem, locked, read_certificates, read_key, refuse_open, to_pem
-from extproc.adapters.pki_names import constraints_of, subtrees
+from extproc.adapters.pki_names import bound, constraints_of, subtrees
+from extproc.adapters.pki_trial import refusal
 from extproc.errors import ConfigError
 
 ROOT_KEY: Final = "root.key"
@@ -98,7 +99,8 @@ def load_issuer(folder: Path) -> Authority:
     """What signs leaves: the intermediate, or the root of a folder without one.
 
     Raises ConfigError, with the cure, for a key that is open to other users (the root's too), a file that is missing or
-    damaged, a certificate that has expired, and an intermediate that leads to no root of `ca.pem`.
+    damaged, a certificate that has expired, and an intermediate that leads to no root of `ca.pem`, or that no name
+    constraint binds.
     """
     if (folder / ROOT_KEY).exists():
         refuse_open(folder / ROOT_KEY)
@@ -113,7 +115,18 @@ def load_issuer(folder: Path) -> Authority:
     if not chain or root_of(chain, roots) is None:
         hint = f"put the root that signed it into {folder / CA_CERTIFICATE}"
         raise ConfigError(str(path), f"leads to no root in {CA_CERTIFICATE}", hint)
+    if not bound(chain):
+        hint = "bind it to the hosts that apps call, by permitted DNS names (docs/certificates.md)"
+        raise ConfigError(str(path), "is not bound by name constraints: it could vouch for any host", hint)
     return Authority(chain[0], key, chain, roots)
+
+
+def trusted(folder: Path) -> tuple[x509.Certificate, ...]:
+    """The roots that apps are to trust, also where what signs has ended. Raises ConfigError for an open key as well."""
+    for name in (ROOT_KEY, INTERMEDIATE, CA_KEY):
+        if (folder / name).exists():
+            refuse_open(folder / name)
+    return read_certificates(folder / CA_CERTIFICATE)
 
 
 def root_of(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> x509.Certificate | None:
@@ -141,7 +154,8 @@ def new_intermediate(folder: Path, hosts: Sequence[str], root_key: Path | None =
 
     Leaves of the old one stay good: each is sent with its own chain, and the old certificate lives on. Without `root_key`
     only the root in use signs: another's key may lie here from before a corporate CA signed. Raises ConfigError where the
-    root's key is not there, is not the root's, is the staged root's, or the root may not vouch for a host.
+    root's key is not there, is not the root's, is the staged root's, or the root may not vouch for a host, or where apps
+    would refuse what the new one signs: under an older version's root, which leaves no room for an intermediate.
     """
     with locked(folder):
         return _new_intermediate(folder, hosts, root_key)
@@ -169,6 +183,10 @@ def _new_intermediate(folder: Path, hosts: Sequence[str], root_key: Path | None 
     check_ca(root, key, folder / CA_CERTIFICATE)
     signer = Authority(root, key, roots=roots)
     issuer = make_ca(_intermediate(common_name(root), tuple(hosts), INTERMEDIATE_DAYS), signer)
+    why = refusal(issuer)
+    if why:
+        hint = "make a root that can have one below it: extproc ca rotate root"
+        raise ConfigError(str(folder / CA_CERTIFICATE), f"apps would refuse an intermediate of this root: {why}", hint)
     write_issuer(folder, issuer)
     return issuer
 
@@ -238,7 +256,7 @@ def stage_root(folder: Path, plan: ChainPlan) -> Authority:
     Goes on where it was cut off: a next root that is there whole is made known, and none is made.
     """
     with locked(folder):
-        load_issuer(folder)
+        trusted(folder)  # one that has ended is changed like any other
         if staged(folder) and not (folder / NEXT / INTERMEDIATE).exists():
             raise ConfigError(str(folder / NEXT), "a switch to it was cut off", "go on with: extproc ca rotate switch")
         if not staged(folder):

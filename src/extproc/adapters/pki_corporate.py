@@ -30,8 +30,8 @@ from extproc.adapters.pki_chain import (
     write_roots,
 )
 from extproc.adapters.pki_files import check_ca, is_ca, key_pem, locked, read_certificates, read_key
-from extproc.adapters.pki_names import constraints_of, name_constraints
-from extproc.adapters.pki_trial import refusal
+from extproc.adapters.pki_names import bound, constraints_of, name_constraints
+from extproc.adapters.pki_trial import loophole, refusal
 from extproc.errors import ConfigError
 
 REQUEST_KEY: Final = "request.key"
@@ -57,17 +57,18 @@ def make_request(folder: Path, name: str, hosts: Sequence[str]) -> bytes:
     return request
 
 
-def import_intermediate(folder: Path, signed: Path, roots: Path) -> Authority:
+def import_intermediate(folder: Path, signed: Path, roots: Path, hosts: Sequence[str] = ()) -> Authority:
     """Take the certificate that a corporate CA made of the request, and its root(s), which apps then trust.
 
     `signed`: PEM, the intermediate first, then those between it and the root. Beside a CA in use under another root it is
     staged: apps are to trust both, and `switch_root` lets it sign. Otherwise (no CA, one that has ended, one under the same
     root) it signs from now on. Raises ConfigError where it is not of our request's key, is no CA, leads to none of the
-    roots, signs nothing that a client would take, or has no name constraints: a corporate root is trusted for everything,
-    so a stolen key would be good for everything.
+    roots, may not vouch for one of `hosts`, signs nothing that a client would take, or is not bound by name constraints to
+    names that are listed: a corporate root is trusted for everything, so a stolen key would be good for everything.
     """
     with locked(folder):
         issuer = _checked(folder, signed, roots)
+        _refuse_unfit(signed, issuer, hosts)
         if _signs_at_once(folder, issuer):
             if staged(folder):
                 hint = "first: extproc ca rotate switch"
@@ -99,14 +100,25 @@ def _checked(folder: Path, signed: Path, roots: Path) -> Authority:
             f"give the whole chain: the intermediate first, then what is between it and the root; {roots}: roots only"
         )
         raise ConfigError(str(signed), f"does not lead to a root in {roots}", hint)
-    if constraints_of(chain[0]) is None:
-        hint = "ask the CA to copy the name constraints of the request (docs/certificates.md)"
-        raise ConfigError(str(signed), "has no name constraints: it could vouch for any host", hint)
-    issuer = Authority(chain[0], key, chain, trusted)
-    why = refusal(issuer)
+    return Authority(chain[0], key, chain, trusted)
+
+
+def _refuse_unfit(signed: Path, issuer: Authority, hosts: Sequence[str]) -> None:
+    """Raise ConfigError where clients would take too little of what it signs, or too much."""
+    copy = "ask the CA to copy the name constraints of the request (docs/certificates.md)"
+    if constraints_of(issuer.certificate) is None:
+        raise ConfigError(str(signed), "has no name constraints: it could vouch for any host", copy)
+    if not bound(issuer.chain[:1]):
+        raise ConfigError(str(signed), "its name constraints permit no DNS name, so any that they do not exclude", copy)
+    barred = [host for host in hosts if not issuer.may_sign(host)]
+    if barred:
+        raise ConfigError(str(signed), f"may not vouch for {', '.join(barred)} (name constraints)", copy)
+    why = refusal(issuer, hosts)
     if why:
         raise ConfigError(str(signed), f"apps would refuse what it signs: {why}", "tell the corporate CA")
-    return issuer
+    free = loophole(issuer, hosts)
+    if free:
+        raise ConfigError(str(signed), f"could vouch for hosts that nobody listed, such as {free}", copy)
 
 
 def _signs_at_once(folder: Path, issuer: Authority) -> bool:

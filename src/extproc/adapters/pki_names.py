@@ -73,6 +73,21 @@ def permitted(name: x509.DNSName | x509.IPAddress, constraints: x509.NameConstra
     return not allowed or any(address in network for network in _networks(allowed))
 
 
+def bound(certificates: Iterable[x509.Certificate]) -> bool:
+    """Whether a chain may vouch for some DNS names only: one CA of it at least has a permitted subtree of them.
+
+    Constraints that only exclude, or only speak of addresses, leave every other DNS name free (4.2.1.10); so does a
+    permitted subtree that is empty.
+    """
+    for certificate in certificates:
+        constraints = constraints_of(certificate)
+        allowed = (constraints.permitted_subtrees if constraints is not None else None) or ()
+        trees = [tree.value.strip(".") for tree in allowed if isinstance(tree, x509.DNSName)]
+        if trees and all(trees):
+            return True
+    return False
+
+
 def subtrees(names: Iterable[x509.GeneralName] | None) -> tuple[str, ...]:
     """The names and networks of a list of subtrees, as text; a network of one address as that address."""
     found = (name.value for name in names or () if isinstance(name, x509.DNSName | x509.IPAddress))

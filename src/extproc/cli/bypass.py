@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEAM=NETWORK",
         help="whose addresses these are: search=10.4.0.0/16; may be repeated (default: as the record log shows)",
     )
-    report.add_argument("--top", type=int, default=50, metavar="N", help="lines of the table (default: 50; 0: all)")
+    report.add_argument("--top", type=_count, default=50, metavar="N", help="lines of the table (default: 50; 0: all)")
     report.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML page as well")
     add_place(report)
     add_json(report)
@@ -137,6 +137,12 @@ def _since(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time: write 24h, 7d, 2026-11-01") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines: write 50, or 0 for all")
+    return int(text)
 
 
 def _team(text: str) -> tuple[str, Network]:

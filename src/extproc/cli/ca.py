@@ -10,13 +10,15 @@ from typing import Final
 
 from extproc.adapters import pki, pki_chain, pki_corporate
 from extproc.adapters.first_run import CA_NAME, gateway_names, provider_hosts
+from extproc.adapters.pki_bundle import BUNDLE, EXTRA, bundle, write_bundle
 from extproc.cli import ca_change
-from extproc.cli.ca_place import ca_folder, configuration, write_bundle
+from extproc.cli.ca_place import ca_folder, configuration
 from extproc.cli.output import OK, add_json, fail, print_json, say
-from extproc.cli.place import BUNDLE, CA_FOLDER, add_place
+from extproc.cli.place import CA_FOLDER, add_place
 from extproc.errors import ConfigError
 
 NAME: Final = "ca"
+_MOST_DAYS: Final = 36_500.0  # a century: later dates have no place in a certificate (RFC 5280, 4.1.2.5: year 9999)
 HELP: Final = (
     "make the gateway's certificate authority, issue and rotate certificates, write the bundle that apps trust"
 )
@@ -28,20 +30,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made = [_init_arguments(actions.add_parser("init", help="make a root, and an intermediate for the hosts only"))]
     issue = actions.add_parser("issue", help="issue a server certificate with its chain")
     issue.add_argument("hosts", nargs="+", metavar="HOST", help="hosts of the certificate; the first names its files")
-    issue.add_argument("--days", type=float, default=1.0, help="life in days (default: 1)")
+    issue.add_argument("--days", type=_days, default=1.0, help="life in days (default: 1)")
     issue.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write HOST.pem and HOST.key (default: the CA's)"
     )
-    bundle = actions.add_parser("bundle", help="write public roots and the authority in one file, for SSL_CERT_FILE")
-    bundle.add_argument(
+    trust = actions.add_parser("bundle", help="write public roots and the authority in one file, for SSL_CERT_FILE")
+    trust.add_argument(
         "--out", metavar="FILE", help=f"where to write, - for standard output (default: {BUNDLE} of the CA)"
     )
-    bundle.add_argument("--extra", type=Path, metavar="PEM", help="a file of further authorities to add")
-    made += [issue, bundle, *ca_change.add_actions(actions)]
+    trust.add_argument(
+        "--extra",
+        type=Path,
+        metavar="PEM",
+        help=f"a file of further authorities to add; without --out they are kept ({EXTRA} of the CA) for every later bundle",
+    )
+    made += [issue, trust, *ca_change.add_actions(actions)]
     for action in made:
         add_place(action)
         add_json(action)
         action.add_argument("--folder", type=Path, help=f"the CA's folder (default: {CA_FOLDER} of the state folder)")
+
+
+def _days(text: str) -> float:
+    """A life in days, as an option's type."""
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days <= _MOST_DAYS:  # false for nan as well
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days above 0, up to {_MOST_DAYS:.0f}")
+    return days
 
 
 def _init_arguments(init: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -52,10 +70,10 @@ def _init_arguments(init: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="all that the intermediate may sign for (default: the hosts of the configuration and the gateway's own names)",
     )
     init.add_argument("--name", default=CA_NAME, help=f"common name of the authority (default: {CA_NAME})")
-    init.add_argument("--days", type=float, default=pki_chain.ROOT_DAYS, help="life of the root (default: 3650)")
+    init.add_argument("--days", type=_days, default=pki_chain.ROOT_DAYS, help="life of the root (default: 3650)")
     init.add_argument(
         "--intermediate-days",
-        type=float,
+        type=_days,
         default=pki_chain.INTERMEDIATE_DAYS,
         help="life of the intermediate (default: 365)",
     )
@@ -129,6 +147,7 @@ def _issue(args: argparse.Namespace) -> None:
         pki_chain.ROOT_KEY,
         pki_corporate.REQUEST_KEY,
         BUNDLE,
+        EXTRA,
     }
     if {certificate.name, key.name} & taken:
         raise ConfigError("hosts", f"{certificate.name} would overwrite the authority", "write elsewhere with --out")
@@ -145,7 +164,7 @@ def _issue(args: argparse.Namespace) -> None:
 def _bundle(args: argparse.Namespace) -> None:
     folder = ca_folder(args)
     if args.out == "-":
-        data = pki_chain.load_issuer(folder).bundle(args.extra)
+        data = bundle(folder, args.extra)
         sys.stdout.write(data.decode("utf-8", "replace"))  # comments between certificates may be in any encoding
         return
     path = Path(args.out) if args.out else folder / BUNDLE
@@ -154,4 +173,6 @@ def _bundle(args: argparse.Namespace) -> None:
         print_json({"bundle": str(path), "certificates": count})
         return
     say(f"wrote {count} certificates")
+    if args.extra is not None and args.out is None:
+        say(f"those of {args.extra} are kept in {folder / EXTRA}, for every later bundle; to leave them out, remove it")
     print(path)

@@ -13,11 +13,11 @@ from cryptography import x509
 from extproc.adapters import leaves, pki, pki_chain, pki_corporate
 from extproc.adapters.first_run import CA_NAME, GATEWAY_NAMES, gateway_names, provider_hosts
 from extproc.adapters.minting import mark_rotation
+from extproc.adapters.pki_bundle import BUNDLE, write_bundle
 from extproc.adapters.pki_files import read_certificates, to_pem
 from extproc.adapters.pki_trial import refusal
-from extproc.cli.ca_place import ca_folder, configuration, sds_folder, write_bundle
+from extproc.cli.ca_place import ca_folder, configuration, sds_folder
 from extproc.cli.output import print_json, print_table, say
-from extproc.cli.place import BUNDLE
 from extproc.config.model import Interception
 from extproc.errors import ConfigError
 
@@ -86,21 +86,34 @@ def _leaves(args: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def _intermediate(args: argparse.Namespace, folder: Path) -> list[str]:
-    config = configuration(args)
-    if config is not None:
-        hosts = tuple(dict.fromkeys((*provider_hosts(config), *gateway_names(config))))
-    else:
-        hosts = pki_chain.vouched_for(pki_chain.load_issuer(folder).certificate)
+    hosts = _hosts(args, folder)
     issuer = pki_chain.new_intermediate(folder, hosts, args.root_key)
     end = f"{issuer.end:%Y-%m-%d}"
     return [f"new intermediate until {end}, for {', '.join(hosts)}", *_leaves(args, folder)]
 
 
-def _root(args: argparse.Namespace, folder: Path) -> list[str]:
+def _hosts(args: argparse.Namespace, folder: Path) -> tuple[str, ...]:
+    """Those of the configuration; without one, those that the certificate of today is for, which may have ended."""
     config = configuration(args)
-    hosts = pki_chain.vouched_for(pki_chain.load_issuer(folder).certificate)
     if config is not None:
-        hosts = tuple(dict.fromkeys((*provider_hosts(config), *gateway_names(config))))
+        return tuple(dict.fromkeys((*provider_hosts(config), *gateway_names(config))))
+    hosts = pki_chain.vouched_for(_signing(folder)[0])
+    if not hosts:
+        hint = "bring gateway.yaml, and name it with --config"
+        raise ConfigError("hosts", "there is no configuration, and no certificate with hosts, to take them from", hint)
+    return hosts
+
+
+def _signing(folder: Path) -> tuple[x509.Certificate, ...]:
+    """What signs leaves, good or not, and those above it, without the roots; the root in use where it signs itself."""
+    roots = read_certificates(folder / pki.CA_CERTIFICATE)
+    path = folder / pki_chain.INTERMEDIATE
+    chain = tuple(each for each in read_certificates(path) if each not in roots) if path.exists() else ()
+    return chain or roots[:1]
+
+
+def _root(args: argparse.Namespace, folder: Path) -> list[str]:
+    hosts = _hosts(args, folder)
     plan = pki_chain.ChainPlan(CA_NAME, hosts, args.bind_root, root_key=args.root_key)
     known = pki_chain.staged(folder)
     issuer = pki_chain.stage_root(folder, plan)
@@ -174,18 +187,24 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _rows(folder: Path, sds: Path, now: dt.datetime) -> Iterator[dict[str, Any]]:
-    issuer = pki_chain.load_issuer(folder)
-    for root in issuer.roots or (issuer.certificate,):
+    roots = pki_chain.trusted(folder)
+    issuer = _signing(folder)[0]
+    for root in roots:
         soon = "ends soon" if root.not_valid_after_utc - now < _SOON else ""
-        yield _row("root", root, pki_chain.vouched_for(root), _early(root, now) or soon)
-    if issuer.chain:
-        due = now >= pki_chain.renewal_time(issuer.certificate)
+        ended = _ended(root, now, "extproc ca rotate root")
+        yield _row("root", root, pki_chain.vouched_for(root), ended or _early(root, now) or soon)
+    if issuer not in roots:
+        due = now >= pki_chain.renewal_time(issuer)
         hint = "past two thirds of its life: extproc ca rotate intermediate" if due else ""
-        early = _early(issuer.certificate, now)
-        yield _row("intermediate", issuer.certificate, pki_chain.vouched_for(issuer.certificate), early or hint)
+        ended = _ended(issuer, now, "extproc ca rotate intermediate; under a corporate root: extproc ca request")
+        yield _row("intermediate", issuer, pki_chain.vouched_for(issuer), ended or _early(issuer, now) or hint)
     for path in leaves.leaf_files(sds):
         leaf = leaves.read_leaf(path)
         yield {**_row("leaf", leaf, leaves.names_of(leaf), _leaf_warning(leaf, issuer, now)), "name": path.stem}
+
+
+def _ended(certificate: x509.Certificate, now: dt.datetime, cure: str) -> str:
+    return f"has ended: apps refuse it, and what it signed; {cure}" if now >= certificate.not_valid_after_utc else ""
 
 
 def _early(certificate: x509.Certificate, now: dt.datetime) -> str:
@@ -195,12 +214,12 @@ def _early(certificate: x509.Certificate, now: dt.datetime) -> str:
     return f"is good from {begin} UTC only (made while the clock was ahead?): apps refuse it; make it anew"
 
 
-def _leaf_warning(leaf: x509.Certificate, issuer: pki.Authority, now: dt.datetime) -> str:
+def _leaf_warning(leaf: x509.Certificate, issuer: x509.Certificate, now: dt.datetime) -> str:
     if now >= leaf.not_valid_after_utc:
         return "has ended: apps refuse it; extproc ca rotate"
     if now < leaf.not_valid_before_utc:
         return f"{_early(leaf, now)}: extproc ca rotate"
-    if not pki_chain.signed_by(leaf, issuer.certificate):  # not by name: two of one day have the same
+    if not pki_chain.signed_by(leaf, issuer):  # not by name: two of one day have the same
         return "was signed by an older intermediate: extproc ca rotate"
     life = leaf.not_valid_after_utc - leaf.not_valid_before_utc - pki.SKEW
     # a running gateway renews at two thirds: well beyond it, none is running, or it cannot
@@ -262,8 +281,9 @@ def _request(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    folder = ca_folder(args)
-    issuer = pki_corporate.import_intermediate(folder, args.signed, args.root)
+    folder, config = ca_folder(args), configuration(args)
+    needed = () if config is None else (*provider_hosts(config), *config.interception.names)
+    issuer = pki_corporate.import_intermediate(folder, args.signed, args.root, needed)
     count, waits = write_bundle(folder, folder / BUNDLE), pki_chain.staged(folder)
     if args.json:
         hosts = pki_chain.vouched_for(issuer.certificate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import re
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
 def _install(args: argparse.Namespace) -> int:
     text = _rule_set(args)
     if args.dry_run:
+        firewall.check(text)
         print(text, end="")
         return OK
     path = _installed(args)
@@ -225,13 +227,21 @@ def _network(text: str) -> Network | None:
     if text == "none":
         return None
     try:
-        return ip_network(text)
+        return ip_network(_without_zone(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}: write 10.0.0.0/8") from None
 
 
 def _address(text: str) -> str:
     try:
-        return str(ip_address(text))
+        return str(ip_address(_without_zone(text)))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _without_zone(text: str) -> str:
+    """The text again. Raises ArgumentTypeError for an address with a zone (RFC 4007 section 11), which no packet has."""
+    if "%" in text:
+        plain = re.sub(r"%[^/]*", "", text)
+        raise argparse.ArgumentTypeError(f"{text!r}: a rule knows no interface behind an address: write {plain}")
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import re
 import shlex
 import socket
 import sys
@@ -17,7 +18,7 @@ from extproc.cli.output import FAILED, OK, WRONG_USE, add_json, print_json, prin
 from extproc.cli.place import CA_FOLDER, FIRST_KEY, add_place, config_path, read_config, state_folder
 from extproc.errors import ConfigError
 from extproc.roads import anchor, entry, proxied, resolvers, suite, timed
-from extproc.roads.road import Gateway, Outcome, Road, Scope, Target
+from extproc.roads.road import Door, Gateway, Outcome, Road, Scope, Target
 from extproc.roads.wire import is_address
 
 HELP: Final = "try every road past the gateway, from an app's place, and say which are open"
@@ -33,6 +34,7 @@ METADATA: Final = (
 PORTS: Final = (22, 80, 853, 2443, 8080, 8443)
 PRIVATE: Final = (9901, 9464)
 ENTRIES: Final = {"base_url": 8080, "connect": 3128}
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")  # what can stand in a Host line and a CONNECT
 _RESOLVING: Final = 15.0
 _HOLDING: Final = 600.0
 
@@ -63,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"default: {listed}; also base_url_tls; 0: none. Requests go by the first of base_url, base_url_tls, connect",
     )
     gateway.add_argument(
-        "--private", action="append", type=_port, metavar="PORT", help="a port that apps must not reach"
+        "--private",
+        action="append",
+        type=_private,
+        metavar="[HOST:]PORT",
+        help="a port that apps must not reach, at the gateway or at every address of HOST (pods behind a Service)",
     )
     gateway.add_argument(
         "--ca", type=Path, metavar="FILE", help="its root alone, no bundle (default: the state folder's)"
@@ -86,27 +92,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Try the roads: 0 if all are closed or by design, 1 if one is open, 2 if it could not be found out. Raises ConfigError."""
-    wanted = frozenset(args.only or suite.NAMES) | {proxied.GATEWAY.name}
+    """Try the roads: 0 if all are closed or by design, 1 if one is open, 2 if it could not be found out."""
     try:
-        scope = scope_of(args)
-    except (ConfigError, OSError) as error:
-        reason = f"{error.path} {error.reason}; {error.hint}" if isinstance(error, ConfigError) else str(error)
-        say(f"could not run: {reason}")
-        return WRONG_USE
+        return _verify(args)
+    except ConfigError as error:
+        reason = f"{error.path}: {error.reason}" + (f"; {error.hint}" if error.hint else "")
+    except OSError as error:
+        reason = str(error)
+    say(f"could not run: {reason}")  # not 1, as other commands have it: that is an open road
+    return WRONG_USE
+
+
+def _verify(args: argparse.Namespace) -> int:
+    wanted = frozenset(args.only or suite.NAMES) | {proxied.GATEWAY.name}
+    restart = _restart(args)
+    scope = scope_of(args)
     held = None
     if args.hold:
         held = timed.hold(scope)
         say(f"{len(held)} direct connections are open. Load the policy, then press Enter.")
-        if not timed.wait_holding(held, sys.stdin, _HOLDING):
-            say(f"nothing came on standard input in {_HOLDING:g} s; nothing was tried")
+        if reason := timed.wait_holding(held, sys.stdin, _HOLDING):
+            say(f"{reason}; nothing was tried")
             return WRONG_USE
-    restart = timed.Restart(shlex.split(args.restart_command), args.window) if args.restart_command else None
     before, last = suite.timed_roads(held, restart)
     rows = suite.run(scope, _chosen((*suite.ROADS, before), wanted))
     rows += suite.run(scope, _chosen((last,), wanted))  # alone: it takes the gateway away from the others
     _tell(rows, as_json=args.json)
     return _code(rows)
+
+
+def _restart(args: argparse.Namespace) -> timed.Restart | None:
+    """The command, taken apart before anything is tried. Raises ConfigError."""
+    if args.restart_command is None:
+        return None
+    try:
+        words = shlex.split(args.restart_command)
+    except ValueError as error:
+        reason = f"cannot be taken apart ({error})"
+        raise ConfigError("--restart-command", reason, "quote it as for a shell, each quote closed") from None
+    if not words:
+        raise ConfigError("--restart-command", "names no command", "for example: 'systemctl restart extproc'")
+    return timed.Restart(words, args.window)
 
 
 def _chosen(roads: Sequence[Road], wanted: frozenset[str]) -> list[Road]:
@@ -159,7 +185,12 @@ def scope_of(args: argparse.Namespace) -> Scope:
     hosts = args.vendor or _configured(args)
     listed = {host.partition("=")[0] for host in hosts}
     unlisted = args.unlisted or [host for host in UNLISTED if host not in listed]
-    known = _look_up([host for host in (*hosts, *unlisted, args.gateway) if "=" not in host])
+    if not unlisted:
+        raise ConfigError(
+            "--unlisted", "is missing: each host of the default list is a vendor here", "name another host"
+        )
+    doors = [host for host, _ in args.private or () if host]
+    known = _look_up([host for host in (*hosts, *unlisted, args.gateway, *doors) if "=" not in host])
     outside, metadata = tuple(args.outside or OUTSIDE), tuple(args.metadata or METADATA)
     for address in (*outside, *metadata):
         if not is_address(address):
@@ -183,7 +214,10 @@ def _configured(args: argparse.Namespace) -> list[str]:
         raise ConfigError(
             "gateway.yaml", "is not here", "name the vendors with --vendor HOST, or the file with --config"
         )
-    return [host for provider in read_config(path).providers.values() for host in provider.hosts]
+    hosts = [host for provider in read_config(path).providers.values() for host in provider.hosts]
+    if not hosts:
+        raise ConfigError(str(path), "has no provider with `hosts`", "name the vendors with --vendor HOST")
+    return hosts
 
 
 def _gateway(args: argparse.Namespace, known: dict[str, tuple[str, ...]]) -> Gateway:
@@ -193,6 +227,9 @@ def _gateway(args: argparse.Namespace, known: dict[str, tuple[str, ...]]) -> Gat
         if name not in entry.ENTRIES or not number.isdecimal() or int(number) > 65535:
             raise ConfigError("--port", f"{given!r} is not ENTRY=PORT", f"entries: {', '.join(entry.ENTRIES)}")
         ports[name] = int(number)
+    if not is_address(args.gateway):
+        _check_host("--gateway", args.gateway)
+    private = [("", port) for port in PRIVATE] if args.private is None else args.private
     state = state_folder(args)
     ca: Path = args.ca or state / CA_FOLDER / CA_CERTIFICATE
     anchor.check_alone(ca)
@@ -201,14 +238,24 @@ def _gateway(args: argparse.Namespace, known: dict[str, tuple[str, ...]]) -> Gat
         addresses=known.get(args.gateway, ()),
         ports={name: port for name, port in ports.items() if port},
         ca=ca,
-        private=tuple(PRIVATE if args.private is None else args.private),
+        private=tuple(port for host, port in private if not host),
         key=_key(args.key or state / FIRST_KEY, needed=args.key is not None),
         other_key=_key(args.other_key, needed=True) if args.other_key else "",
+        doors=tuple(Door(host, port, known.get(host, ())) for host, port in private if host),
     )
 
 
 def _key(path: Path, *, needed: bool) -> str:
-    return path.read_text("ascii").strip() if needed or path.is_file() else ""
+    """The one virtual key of a file; empty where it need not be there and is not. Raises ConfigError and OSError."""
+    if not needed and not path.is_file():
+        return ""
+    try:
+        key = path.read_text("ascii").strip()
+    except UnicodeDecodeError:
+        key = ""
+    if not key.isprintable() or " " in key or not key:
+        raise ConfigError(str(path), "does not hold one virtual key", "write into it what `extproc keys create` prints")
+    return key
 
 
 def _look_up(hosts: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -230,6 +277,7 @@ def _target(text: str, known: dict[str, tuple[str, ...]], gateway: Gateway) -> T
     Where a name leads to the gateway or to a private address, as rewritten DNS does, that is no address of the host's.
     """
     host, _, named = text.partition("=")
+    _check_host(text, host)
     addresses = tuple(named.split(",")) if named else known.get(host, ())
     for address in addresses:
         if not is_address(address):
@@ -244,6 +292,11 @@ def _target(text: str, known: dict[str, tuple[str, ...]], gateway: Gateway) -> T
     return Target(host, v4, tuple(address for address in own if ":" in address), led)
 
 
+def _check_host(given: str, host: str) -> None:
+    if _HOST.fullmatch(host) is None:
+        raise ConfigError(given, f"{host!r} is no host name", "write it in ASCII, without scheme, port and path")
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= 120:
@@ -256,3 +309,12 @@ def _port(text: str) -> int:
     if not 0 < value < 65536:
         raise argparse.ArgumentTypeError("a port is 1 to 65535")
     return value
+
+
+def _private(text: str) -> tuple[str, int]:
+    """HOST:PORT, [ADDRESS]:PORT or PORT, taken apart; the host is empty where none is named."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if colon and not (_HOST.fullmatch(host) or (bare != host and is_address(bare))):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PORT, HOST:PORT or [ADDRESS]:PORT")
+    return bare, _port(port)

@@ -36,7 +36,7 @@ from extproc.adapters.first_run import (
 )
 from extproc.adapters.leaves import Leaves
 from extproc.adapters.metrics_server import split_address
-from extproc.bootstrap import Place, Sidecar, make_writer, open_keys, own, set_up_logging
+from extproc.bootstrap import Place, Sidecar, make_writer, open_keys, own, renewing_for_ever, set_up_logging
 from extproc.cli.facts import gateway_facts, idle_times
 from extproc.cli.output import FAILED, OK, say
 from extproc.cli.place import CONFIG_NAME, STATE_NAME, add_place, config_path, found_config, read_config, state_folder
@@ -249,7 +249,10 @@ class _Machine:
             starting.result()
             ready()
             waits[0] = asyncio.ensure_future(self._envoy.ended())
-            waits += [asyncio.ensure_future(leaves.run()), asyncio.ensure_future(self._envoy.rotate(self._log))]
+            waits += [
+                asyncio.ensure_future(renewing_for_ever(leaves)),
+                asyncio.ensure_future(self._envoy.rotate(self._log)),
+            ]
             await asyncio.wait([sidecar, *waits], return_when=asyncio.FIRST_COMPLETED)
             if not self._stop.is_set():
                 say("a part of the gateway ended by itself; the rest is taken down (see the logs)")

@@ -12,8 +12,9 @@ from extproc.roads.entry import ENTRIES, called, chosen, enter, unusable
 from extproc.roads.frames import well_framed
 from extproc.roads.road import Attempt, Finding, Road, Scope, by_design, closed, not_tried, open_
 from extproc.roads.shapes import well_formed
-from extproc.roads.wire import dial, judge_tls, refused, shown, statuses, talk, tunnel
+from extproc.roads.wire import dial, judge_bytes, judge_tls, no_route, refused, shown, statuses, talk, tunnel
 
+_GET: Final = b"GET / HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
 _NO_PROXY: Final = not_tried("no proxy entry is named (--port connect=PORT)", excused=True)
 
 
@@ -82,10 +83,12 @@ def _ask(scope: Scope, sock: socket.socket, host: str, url: str) -> list[int]:
 
 def _loop(scope: Scope) -> Iterator[Attempt]:
     gateway = scope.gateway
-    ports = dict.fromkeys((*(gateway.ports[name] for name in ENTRIES if name in gateway.ports), *gateway.private))
-    for host in dict.fromkeys((gateway.host, "127.0.0.1", "localhost", "[::1]")):
-        for port in ports:
-            yield Attempt(f"CONNECT {host}:{port}", partial(_loops, scope, f"{host}:{port}"))
+    entries = [gateway.ports[name] for name in ENTRIES if name in gateway.ports]
+    ports = dict.fromkeys((*entries, *gateway.private, *(door.port for door in gateway.doors)))
+    places = [(host, port) for host in (gateway.host, "127.0.0.1", "localhost", "[::1]") for port in ports]
+    places += [(f"[{door.host}]" if ":" in door.host else door.host, door.port) for door in gateway.doors]
+    for host, port in dict.fromkeys(places):
+        yield Attempt(f"CONNECT {host}:{port}", partial(_loops, scope, f"{host}:{port}"))
 
 
 def _loops(scope: Scope, authority: str) -> Finding:
@@ -101,16 +104,18 @@ def _loops(scope: Scope, authority: str) -> Finding:
 
 def _private(scope: Scope) -> Iterator[Attempt]:
     for port in scope.gateway.private:
-        yield Attempt(f"TCP to {scope.gateway.host}:{port}", partial(_shut, scope, port))
+        yield Attempt(f"TCP to {shown(scope.gateway.host, port)}", partial(_shut, scope, scope.gateway.host, port))
+    for door in scope.gateway.doors:
+        if not door.addresses:
+            reason = f"{door.host} leads to no address here (--private)"
+            yield Attempt(f"TCP to {door.host}:{door.port}", partial(not_tried, reason))
+        for address in door.addresses:
+            tried = f"TCP to {shown(address, door.port)} of {door.host}"
+            yield Attempt(tried, partial(_shut, scope, address, door.port))
 
 
-def _shut(scope: Scope, port: int) -> Finding:
-    try:
-        with dial(scope.gateway.host, port, scope.timeout) as sock:
-            answer = talk(sock, b"GET / HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n", scope.timeout)
-    except OSError as error:
-        return refused(error)
-    return open_(f"answered: {answer[:32]!r}") if answer else closed("accepted and closed at once")
+def _shut(scope: Scope, host: str, port: int) -> Finding:
+    return no_route(host) or judge_bytes(partial(dial, host, port, scope.timeout), _GET)
 
 
 def _control(scope: Scope) -> Iterator[Attempt]:

@@ -41,10 +41,20 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """A port at another host than the gateway's, with all addresses of that host; none where its name leads nowhere here."""
+
+    host: str
+    port: int
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """Where the gateway is for this app. `addresses` are those of `host`; a key that was not given is empty.
 
-    `ports`: by the names of the entries (`base_url`, `base_url_tls`, `connect`); `private`: ports that must be shut to apps.
+    `ports`: by the names of the entries (`base_url`, `base_url_tls`, `connect`); `private`: ports that must be shut to apps;
+    `doors`: likewise, elsewhere: a Service forwards its own ports only, its pods may listen at more.
     """
 
     host: str
@@ -54,6 +64,7 @@ class Gateway:
     private: tuple[int, ...] = ()
     key: str = field(default="", repr=False)
     other_key: str = field(default="", repr=False)
+    doors: tuple[Door, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

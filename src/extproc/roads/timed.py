@@ -21,6 +21,7 @@ from extproc.roads.road import Attempt, Finding, Outcome, Road, Scope, by_design
 from extproc.roads.wire import dial, shown, why
 
 _PAUSE: Final = 0.05
+_ENDED: Final = "standard input ended before a line"
 _BEGINNING: Final = 30.0  # for the call before the command, and the last one of the window
 HOLD_ABOUT: Final = "a connection that was open before the policy was"
 WINDOW_ABOUT: Final = "requests while the gateway restarts"
@@ -70,8 +71,14 @@ def attentive(context: ssl.SSLContext, sock: socket.socket, host: str) -> ssl.SS
     return context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
 
 
-def wait_holding(held: Sequence[Held], line: TextIO, limit: float) -> bool:
-    """Wait for a line, `limit` seconds at most, and note which connections end meanwhile; false where no line came."""
+def wait_holding(held: Sequence[Held], line: TextIO | None, limit: float) -> str:
+    """Wait for a line, `limit` seconds at most, and note which connections end meanwhile.
+
+    Why no line came; empty where one did. `line` is None where standard input is closed. An end of it is no line: nobody
+    said that the policy is loaded, and a check from before it would call the roads open.
+    """
+    if line is None:
+        return _ENDED
     until = time.monotonic() + limit
     while (left := until - time.monotonic()) > 0:
         watched = {one.sock.fileno(): one for one in held if not one.ended}
@@ -80,9 +87,8 @@ def wait_holding(held: Sequence[Held], line: TextIO, limit: float) -> bool:
             if number in watched:
                 note_end(watched[number])
         if line.fileno() in ready:
-            line.readline()
-            return True
-    return False
+            return "" if line.readline() else _ENDED
+    return f"nothing came on standard input in {limit:g} s"
 
 
 def note_end(one: Held) -> None:
