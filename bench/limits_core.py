@@ -187,7 +187,6 @@ async def steps(side: Side, service: LimitService, calls: int) -> None:
 
     raw = await desk.numbers(shard, Name.RESERVE, fresh())
     whole = (b"EVALSHA", script(Name.RESERVE).sha, *args)
-    store = service._store
     rows: list[tuple[str, float]] = [
         ("subject", timed(lambda: quota._subject(facts, quotas.organisation), calls)),
         ("rules.counters", timed(lambda: quotas.rules.counters(subject), calls)),
@@ -209,9 +208,21 @@ async def steps(side: Side, service: LimitService, calls: int) -> None:
             timed(lambda: service.limits._events.settled(effect.charges, amounts, local=False), calls),
         ),
     ]
+    _print_steps(rows)
+    await _trips(service, effect, whole, fresh, min(calls, 1000))
+
+
+def _print_steps(rows: list[tuple[str, float]]) -> None:
     print("\n| step, alone | CPU µs |\n| --- | ---: |")
     for name, cost in rows:
         print(f"| {name} | {cost:.2f} |")
+
+
+async def _trips(
+    service: LimitService, effect: Reserve, whole: tuple[bytes, ...], fresh: Callable[[], list[bytes]], calls: int
+) -> None:
+    """What waits for the store. `whole`: a reservation that it knows already; `fresh`: makes another one."""
+    store, desk, shard = service._store, service.limits._desk, service.limits._shard(effect.organisation)
     trips: list[tuple[str, Callable[[], Awaitable[object]]]] = [
         ("bare PING", lambda: store.send(shard.key, (b"PING",))),
         ("bare EVALSHA reserve (known id)", lambda: store.send(shard.key, whole)),
@@ -220,7 +231,7 @@ async def steps(side: Side, service: LimitService, calls: int) -> None:
     ]
     print("\n| round trip | CPU µs | wall µs |\n| --- | ---: | ---: |")
     for name, work in trips:
-        cpu, wall = await awaited(work, min(calls, 1000))
+        cpu, wall = await awaited(work, calls)
         print(f"| {name} | {cpu:.1f} | {wall:.1f} |")
 
 

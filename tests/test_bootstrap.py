@@ -518,5 +518,5 @@ def test_serve_renews_certificates_after_a_crash(place: Place, monkeypatch: pyte
     (line,) = place.lines(level="error")
 
     assert line["event"] == "the renewal of certificates crashed, it goes on"
-    assert line["exception"].startswith("ValueError at bootstrap.py:")
+    assert line["exception"].startswith("ValueError at test_bootstrap.py:")  # where it was raised
     assert "quotes" not in place.log.read_text()

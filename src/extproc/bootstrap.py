@@ -352,10 +352,9 @@ async def renewing_for_ever(leaves: Leaves) -> None:
     """Keep the leaves fresh; a crash is logged and the next look comes all the same: else they would end, and every call."""
     log = structlog.get_logger("extproc.certificates")
     while True:
-        try:
-            await leaves.run()  # waits before each look, so that this does not spin
-        except Exception:
-            log.exception("the renewal of certificates crashed, it goes on")
+        # it waits before each look, so that this does not spin
+        (crash,) = await asyncio.gather(leaves.run(), return_exceptions=True)
+        log.error("the renewal of certificates crashed, it goes on", exc_info=crash)
 
 
 def serve(place: Place) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from envoy import redaction_config
+from envoy.limit_kills import mortal, well
 from envoy.limits_machine import Books, clear_of_the_end, embedded
 from envoy.machine import Machine, running
 from envoy.redaction_values import Plants
@@ -82,6 +83,19 @@ def books(limited: Machine) -> Iterator[Books]:
     """What its store holds."""
     with embedded(limited) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def shared_killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A gateway with limits whose parts may be killed."""
+    with mortal(tmp_path_factory.mktemp("lk")) as one:
+        yield one
+
+
+@pytest.fixture
+def killable(shared_killable: Machine) -> Machine:
+    """All of it up, nothing remembered."""
+    return well(shared_killable)
 
 
 @pytest.fixture(scope="session")

@@ -312,12 +312,11 @@ class Machine:
 def running(folder: Path, **options: Any) -> Iterator[Machine]:
     """A machine for the time of a `with` block."""
     machine = Machine(folder, **options)
-    try:
+    with contextlib.ExitStack() as half_done:
+        half_done.callback(machine.vendors.stop)
+        half_done.callback(machine.stop_gateway)
         machine.start()
-    except BaseException:
-        machine.stop_gateway()
-        machine.vendors.stop()
-        raise
+        half_done.pop_all()
     try:
         yield machine
     finally:

@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,7 +26,7 @@ from envoy.limit_calls import (
     stopped,
     wait_until,
 )
-from envoy.limit_kills import COUNT, begin, by_outcome, in_flight, made, mortal, on_record, serves, well
+from envoy.limit_kills import COUNT, begin, by_outcome, in_flight, made, on_record, serves
 from envoy.machine import Machine
 from envoy.test_kill import gone, ready
 
@@ -36,47 +35,34 @@ pytestmark = pytest.mark.envoy
 TRIES = 8  # at a scene that has to be quick
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A gateway with limits whose parts may be killed."""
-    with mortal(tmp_path_factory.mktemp("lk")) as one:
-        yield one
-
-
-@pytest.fixture
-def gateway(machine: Machine) -> Machine:
-    """All of it up, nothing remembered."""
-    return well(machine)
-
-
-def test_a_worker_dies_before_it_has_reserved(gateway: Machine) -> None:
+def test_a_worker_dies_before_it_has_reserved(killable: Machine) -> None:
     """Its calls fail and cost nothing, those of the other worker go on."""
-    calls = made(gateway, "w1", seconds=0.1)
+    calls = made(killable, "w1", seconds=0.1)
 
     async def scene() -> None:
         await begin(calls, 0.5)
         await asyncio.sleep(0.3)  # the workers have the headers
-        os.kill(ready(gateway)[0], signal.SIGKILL)
+        os.kill(ready(killable)[0], signal.SIGKILL)
         await all_answers(calls)
 
     asyncio.run(scene())
     failed = [call for call in calls if not call.whole]
     assert 0 < len(failed) < COUNT
     assert {(call.reply.status, call.reply.headers["x-llm-error"]) for call in failed} == {(503, "gateway_unavailable")}
-    Store(gateway).check(by_outcome(calls, {}))
-    asyncio.run(serves(gateway))
+    Store(killable).check(by_outcome(calls, {}))
+    asyncio.run(serves(killable))
 
 
 @pytest.mark.parametrize(("name", "stream", "pieces"), [("w2", False, 0), ("w3", True, 5)])
-def test_a_worker_dies_after_it_has_reserved(gateway: Machine, name: str, stream: bool, pieces: int) -> None:
+def test_a_worker_dies_after_it_has_reserved(killable: Machine, name: str, stream: bool, pieces: int) -> None:
     """Before the first byte of the answer, and in the middle of it: charged as reserved; other calls as reported."""
-    calls = made(gateway, name, seconds=2, stream=stream)
+    calls = made(killable, name, seconds=2, stream=stream)
 
     async def scene() -> dict[str, Amounts]:
         await begin(calls)
         answers = asyncio.ensure_future(all_answers(calls))
-        await in_flight(gateway, calls, pieces=pieces)
-        worker, store = ready(gateway)[0], Store(gateway)
+        await in_flight(killable, calls, pieces=pieces)
+        worker, store = ready(killable)[0], Store(killable)
         os.kill(worker, signal.SIGKILL)
         await wait_until(lambda: gone(worker))
         held = {call.label: store.reserved(call.label) for call in calls}  # a stream may hold more by now
@@ -89,11 +75,11 @@ def test_a_worker_dies_after_it_has_reserved(gateway: Machine, name: str, stream
     assert all(expected[call.label]["tokens"] > call.pieces for call in calls), (
         "never less than what the caller has received"
     )
-    Store(gateway).check(expected)
-    asyncio.run(serves(gateway))
+    Store(killable).check(expected)
+    asyncio.run(serves(killable))
 
 
-def test_workers_die_after_they_have_told_a_store_that_stands_still(gateway: Machine) -> None:
+def test_workers_die_after_they_have_told_a_store_that_stands_still(killable: Machine) -> None:
     """What stood in its socket counts when it goes on: as reported, once.
 
     They must end before three questions without an answer say that it is away, 50 ms each: else the scene is played
@@ -103,12 +89,12 @@ def test_workers_die_after_they_have_told_a_store_that_stands_still(gateway: Mac
     while took > 0.1:
         assert tries < TRIES, "the machine is too busy for this"
         tries += 1
-        asyncio.run(serves(gateway))
-        gateway.forget()
-        call = Call(gateway, f"w4.{tries}", seconds=1, stream=True)
-        took = asyncio.run(_told_late(gateway, call))
-        Store(gateway).check({call.label: call.reported()} if took <= 0.1 else {})
-    asyncio.run(serves(gateway))
+        asyncio.run(serves(killable))
+        killable.forget()
+        call = Call(killable, f"w4.{tries}", seconds=1, stream=True)
+        took = asyncio.run(_told_late(killable, call))
+        Store(killable).check({call.label: call.reported()} if took <= 0.1 else {})
+    asyncio.run(serves(killable))
 
 
 async def _told_late(machine: Machine, call: Call) -> float:
@@ -129,23 +115,23 @@ async def _told_late(machine: Machine, call: Call) -> float:
     return took
 
 
-def test_workers_die_before_they_could_settle(gateway: Machine) -> None:
+def test_workers_die_before_they_could_settle(killable: Machine) -> None:
     """The store was known to be away when the calls ended: nobody ever told it, so they cost what was reserved."""
-    calls = made(gateway, "w5", seconds=5, stream=False)
+    calls = made(killable, "w5", seconds=5, stream=False)
 
     async def scene() -> dict[str, Amounts]:
         await begin(calls)
         answers = asyncio.ensure_future(all_answers(calls))
-        held = await in_flight(gateway, calls)
-        with stopped(Store(gateway).pid):
-            await wait_until(lambda: all("store of limits away" in one for one in statuses(gateway)))
+        held = await in_flight(killable, calls)
+        with stopped(Store(killable).pid):
+            await wait_until(lambda: all("store of limits away" in one for one in statuses(killable)))
             await answers
             assert all(call.whole for call in calls)
             await asyncio.sleep(0.3)
-            for worker in ready(gateway).values():
+            for worker in ready(killable).values():
                 os.kill(worker, signal.SIGKILL)
         return held
 
     held = asyncio.run(scene())
-    Store(gateway).check({label: as_reserved(amounts) for label, amounts in held.items()})
-    asyncio.run(serves(gateway))
+    Store(killable).check({label: as_reserved(amounts) for label, amounts in held.items()})
+    asyncio.run(serves(killable))

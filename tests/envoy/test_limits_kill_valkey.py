@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,34 +19,21 @@ from envoy.limit_calls import (
     as_reserved,
     stopped,
 )
-from envoy.limit_kills import begin, by_outcome, ended_untold, in_flight, made, mortal, serves, well
+from envoy.limit_kills import begin, by_outcome, ended_untold, in_flight, made, serves
 from envoy.machine import Machine
 from envoy.test_kill import ready
 
 pytestmark = pytest.mark.envoy
 
 
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A gateway with limits whose parts may be killed."""
-    with mortal(tmp_path_factory.mktemp("lk")) as one:
-        yield one
-
-
-@pytest.fixture
-def gateway(machine: Machine) -> Machine:
-    """All of it up, nothing remembered."""
-    return well(machine)
-
-
-def test_valkey_dies_before_anything_is_reserved(gateway: Machine) -> None:
+def test_valkey_dies_before_anything_is_reserved(killable: Machine) -> None:
     """It stands still when the calls ask, and is killed then: denied, and nothing is charged."""
-    calls = made(gateway, "v0", seconds=0)
+    calls = made(killable, "v0", seconds=0)
 
     async def scene() -> None:
         await begin(calls, 0.5)
         await asyncio.sleep(0.3)
-        pid = Store(gateway).pid
+        pid = Store(killable).pid
         with stopped(pid):
             await all_answers(calls)
             os.kill(pid, signal.SIGKILL)
@@ -55,73 +41,73 @@ def test_valkey_dies_before_anything_is_reserved(gateway: Machine) -> None:
     asyncio.run(scene())
     denied = {(call.reply.status, call.reply.headers["x-llm-error"]) for call in calls}
     assert denied == {(503, "gateway_limits_unavailable")}
-    assert not gateway.seen()
-    Store(gateway).check({call.label: NOTHING for call in calls})
-    asyncio.run(serves(gateway))
+    assert not killable.seen()
+    Store(killable).check({call.label: NOTHING for call in calls})
+    asyncio.run(serves(killable))
 
 
-def test_valkey_dies_while_calls_reserve(gateway: Machine) -> None:
+def test_valkey_dies_while_calls_reserve(killable: Machine) -> None:
     """Killed just before the bodies end: who is admitted is charged as reported, who is denied nothing."""
-    calls = made(gateway, "v1", seconds=0.1)
+    calls = made(killable, "v1", seconds=0.1)
 
     async def scene() -> None:
         await begin(calls, 0.5)
         await asyncio.sleep(0.3)
-        Store(gateway).signal(signal.SIGKILL)
+        Store(killable).signal(signal.SIGKILL)
         await all_answers(calls)
 
     asyncio.run(scene())
     failed = {call.reply.headers["x-llm-error"] for call in calls if not call.whole}
     assert failed <= {"gateway_limits_unavailable"}
-    Store(gateway).check(by_outcome(calls, {}))
-    asyncio.run(serves(gateway))
+    Store(killable).check(by_outcome(calls, {}))
+    asyncio.run(serves(killable))
 
 
 @pytest.mark.parametrize(("name", "stream", "pieces"), [("v2", False, 0), ("v3", True, 5)])
-def test_valkey_dies_while_calls_run(gateway: Machine, name: str, stream: bool, pieces: int) -> None:
+def test_valkey_dies_while_calls_run(killable: Machine, name: str, stream: bool, pieces: int) -> None:
     """No call notices; each is charged as reported."""
-    calls = made(gateway, name, seconds=2, stream=stream)
+    calls = made(killable, name, seconds=2, stream=stream)
 
     async def scene() -> int:
         await begin(calls)
         answers = asyncio.ensure_future(all_answers(calls))
-        await in_flight(gateway, calls, pieces=pieces)
-        killed = Store(gateway).signal(signal.SIGKILL)
+        await in_flight(killable, calls, pieces=pieces)
+        killed = Store(killable).signal(signal.SIGKILL)
         await answers
         return killed
 
     killed = asyncio.run(scene())
     assert all(call.whole for call in calls)
-    Store(gateway).check({call.label: call.reported() for call in calls})
-    assert Store(gateway).pid not in {0, killed}
-    asyncio.run(serves(gateway))
+    Store(killable).check({call.label: call.reported() for call in calls})
+    assert Store(killable).pid not in {0, killed}
+    asyncio.run(serves(killable))
 
 
-def test_valkey_dies_before_it_has_heard_of_the_end(gateway: Machine) -> None:
+def test_valkey_dies_before_it_has_heard_of_the_end(killable: Machine) -> None:
     """The settlements were sent and are lost with its socket: they are told again, and count once."""
-    calls = made(gateway, "v4", seconds=1)
+    calls = made(killable, "v4", seconds=1)
 
     async def scene() -> int:
-        await ended_untold(gateway, calls)
-        return Store(gateway).signal(signal.SIGKILL)
+        await ended_untold(killable, calls)
+        return Store(killable).signal(signal.SIGKILL)
 
     killed = asyncio.run(scene())
-    Store(gateway).check({call.label: call.reported() for call in calls})
-    assert Store(gateway).pid not in {0, killed}
-    asyncio.run(serves(gateway))
+    Store(killable).check({call.label: call.reported() for call in calls})
+    assert Store(killable).pid not in {0, killed}
+    asyncio.run(serves(killable))
 
 
-def test_valkey_and_all_workers_die_before_the_settlement(gateway: Machine) -> None:
+def test_valkey_and_all_workers_die_before_the_settlement(killable: Machine) -> None:
     """Nobody is left who knows what was used: charged as reserved, from the store's log file."""
-    calls = made(gateway, "v5", seconds=1, capped=True)
+    calls = made(killable, "v5", seconds=1, capped=True)
 
     async def scene() -> dict[str, Amounts]:
-        held = await ended_untold(gateway, calls)
-        for pid in (*ready(gateway).values(), Store(gateway).pid):
+        held = await ended_untold(killable, calls)
+        for pid in (*ready(killable).values(), Store(killable).pid):
             os.kill(pid, signal.SIGKILL)
         return held
 
     held = asyncio.run(scene())
     assert set(held) == {call.label for call in calls}
-    Store(gateway).check({label: as_reserved(amounts) for label, amounts in held.items()})
-    asyncio.run(serves(gateway))
+    Store(killable).check({label: as_reserved(amounts) for label, amounts in held.items()})
+    asyncio.run(serves(killable))
